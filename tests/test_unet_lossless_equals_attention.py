@@ -1,0 +1,177 @@
+"""With one context token, 'linear_cached' changes nothing; with more it refuses; False changes the output."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from vcut.errors import ConfigError
+from vcut.unet import Context, Level, UNet, UNetConfig, fold
+
+CONFIG = UNetConfig(
+    levels=(Level(32, 2), Level(64, 4, attention=False), Level(64, 2)), layers=1, context_dim=24, time_id_dim=16
+)
+
+
+def random_unet(config: UNetConfig = CONFIG, seed: int = 0) -> UNet:
+    torch.manual_seed(seed)
+    return UNet(config).double().eval()
+
+
+def inputs(b: int = 2, f: int = 3, tokens: int = 1, seed: int = 1) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(b, f, 8, 8, 12, generator=g, dtype=torch.float64)
+    c_noise = torch.randn(b, generator=g, dtype=torch.float64)
+    context = torch.randn(b, tokens, 24, generator=g, dtype=torch.float64)
+    return x, c_noise, context, torch.rand(b, 3, generator=g, dtype=torch.float64) * 100
+
+
+@torch.no_grad()
+def test_lossless_equals_softmax_attention() -> None:
+    unet, args = random_unet(), inputs()
+    expected = unet(*args)
+    folded = fold(unet, tca="linear_cached", sca="linear_cached")
+    torch.testing.assert_close(folded(*args), expected, rtol=1e-12, atol=1e-12)
+
+
+@settings(deadline=None, max_examples=10)
+@given(b=st.integers(1, 3), f=st.integers(1, 5), depth=st.integers(1, 2), seed=st.integers(0, 999))
+def test_lossless_holds_for_any_batch_frames_and_depth(b: int, f: int, depth: int, seed: int) -> None:
+    config = UNetConfig(levels=(Level(32, 2),), layers=1, depth=depth, context_dim=24, time_id_dim=16)
+    unet, args = random_unet(config, seed), inputs(b, f, seed=seed)
+    with torch.no_grad():
+        expected = unet(*args)
+        got = fold(unet, tca="linear_cached", sca="linear_cached")(*args)
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
+
+
+@torch.no_grad()
+def test_only_one_of_the_two_may_be_folded() -> None:
+    unet, args = random_unet(), inputs()
+    expected = unet(*args)
+    for tca, sca in ((True, "linear_cached"), ("linear_cached", True)):
+        torch.testing.assert_close(fold(unet, tca=tca, sca=sca)(*args), expected, rtol=1e-12, atol=1e-12)
+
+
+@torch.no_grad()
+def test_dropping_temporal_cross_attention_changes_the_output() -> None:
+    unet, args = random_unet(), inputs()
+    dropped = fold(unet, tca=False, sca="linear_cached")(*args)
+    assert (dropped - unet(*args)).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("tokens", [0, 2, 5])
+def test_linear_cached_refuses_other_than_one_token(tokens: int) -> None:
+    folded = fold(random_unet(), tca=False, sca="linear_cached")
+    with pytest.raises(ConfigError, match=rf"exactly one token, got {tokens}"):
+        folded(*inputs(tokens=tokens))
+
+
+@torch.no_grad()
+def test_softmax_attention_takes_several_tokens() -> None:
+    x, c_noise, context, ids = inputs(tokens=3)
+    unet = random_unet()
+    out = unet(x, c_noise, context, ids)
+    assert torch.isfinite(out).all()
+    assert (out - unet(x, c_noise, context[:, :1], ids)).abs().max() > 1e-4
+
+
+@torch.no_grad()
+def test_a_cached_context_is_a_value_that_two_clips_cannot_mix() -> None:
+    """Caches made for two images are used in any order, and a second image never sees the first's."""
+    unet = fold(random_unet(), tca="linear_cached", sca="linear_cached")
+    x, c_noise, context, ids = inputs()
+    other = context.flip(0) * 2
+    first, second = unet.cache_context(context), unet.cache_context(other)
+    assert isinstance(first, Context)
+    a = unet(x, c_noise, first, ids)
+    b = unet(x, c_noise, second, ids)
+    assert torch.equal(a, unet(x, c_noise, first, ids))
+    assert torch.equal(b, unet(x, c_noise, other, ids))
+    assert not torch.equal(a, b)
+    assert not any("cache" in name for name in unet.state_dict())
+
+
+@torch.no_grad()
+def test_a_cached_context_equals_its_embedding_in_every_mode() -> None:
+    unet, (x, c_noise, context, ids) = random_unet(), inputs()
+    for tca in (True, "linear_cached", False):
+        form = fold(unet, tca=tca, sca=True)
+        assert torch.equal(form(x, c_noise, context, ids), form(x, c_noise, form.cache_context(context), ids))
+
+
+@torch.no_grad()
+def test_a_batch_equals_its_clips_alone() -> None:
+    """Every clip keeps its own context: the rows of temporal cross-attention cannot be interleaved."""
+    for form in (random_unet(), fold(random_unet(), tca="linear_cached", sca="linear_cached")):
+        x, c_noise, context, ids = inputs(b=3)
+        together = form(x, c_noise, context, ids)
+        for i in range(3):
+            alone = form(x[i : i + 1], c_noise[i : i + 1], context[i : i + 1], ids[i : i + 1])
+            torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-12, atol=1e-12)
+
+
+def test_gradients_flow_through_a_cached_context() -> None:
+    unet = fold(random_unet(), tca="linear_cached", sca="linear_cached")
+    x, c_noise, context, ids = inputs()
+    context.requires_grad_()
+    unet(x, c_noise, unet.cache_context(context), ids).square().mean().backward()
+    assert context.grad is not None
+    assert (context.grad.abs().amax(dim=(1, 2)) > 0).all()
+    assert all(p.grad is not None for name, p in unet.named_parameters() if "cross" in name)
+
+
+@pytest.mark.parametrize(
+    ("have", "want"),
+    [
+        (dict(tca="linear_cached", sca=True), dict(tca=True, sca=True)),
+        (dict(tca=True, sca="linear_cached"), dict(tca=True, sca=True)),
+        (dict(tca=False, sca=True), dict(tca=True, sca=True)),
+        (dict(tca=False, sca=True), dict(tca="linear_cached", sca=True)),
+    ],
+)
+def test_there_is_no_way_back(have: dict[str, object], want: dict[str, object]) -> None:
+    form = fold(random_unet(), **have)
+    with pytest.raises(ConfigError, match="cannot become"):
+        fold(form, **want)
+
+
+def test_folding_shares_the_other_weights_and_leaves_the_source_alone() -> None:
+    unet = random_unet()
+    before = {name: value.clone() for name, value in unet.state_dict().items()}
+    folded = fold(unet, tca=False, sca="linear_cached")
+    assert folded.conv_in.weight.data_ptr() == unet.conv_in.weight.data_ptr()
+    assert unet.config == CONFIG
+    for name, value in unet.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(x=torch.zeros(2, 3, 4, 8, 12)), r"latents are \[b, f, 8, h, w\]"),
+        (dict(x=torch.zeros(2, 8, 8, 12)), r"latents are \[b, f, 8, h, w\]"),
+        (dict(x=torch.zeros(2, 3, 8, 6, 12)), "multiples of 4, got 6x12"),
+        (dict(context=torch.zeros(2, 1, 23)), r"\[b, tokens, 24\]"),
+        (dict(context=torch.zeros(3, 1, 24)), "context is for 3 clips"),
+        (dict(context=torch.zeros(2, 2, 1, 24)), r"frames: 2"),
+        (dict(time_ids=torch.zeros(2, 2)), r"time_ids are \[2, 3\]"),
+        (dict(time_ids=torch.zeros(3)), r"time_ids are \[2, 3\]"),
+        (dict(c_noise=torch.zeros(3)), r"c_noise"),
+    ],
+)
+def test_bad_shapes_are_named(change: dict[str, Tensor], message: str) -> None:
+    x, c_noise, context, time_ids = inputs()
+    args = dict(x=x, c_noise=c_noise, context=context, time_ids=time_ids) | change
+    with pytest.raises(ConfigError, match=message):
+        random_unet()(**args)
+
+
+@pytest.mark.parametrize("mode", [None, 1, "linear", "True"])
+def test_modes_are_checked(mode: object) -> None:
+    for flag in ("tca", "sca"):
+        with pytest.raises(ConfigError, match=f"{flag} must be True, 'linear_cached' or False"):
+            UNetConfig(**{flag: mode})  # type: ignore[arg-type]

@@ -1,0 +1,192 @@
+"""What varies between checkpoints, as frozen dataclasses; the published configurations; the presets.
+
+Only the three networks and the pipeline read these. Blocks take plain numbers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from vcut.errors import ConfigError
+
+Mode = bool | Literal["linear_cached"]
+"""Mode of a cross-attention: True (softmax, as trained), ``'linear_cached'``, False (absent)."""
+
+
+def check_mode(flag: str, mode: object) -> None:
+    """Raise :class:`ConfigError` unless ``mode`` is True, False or ``'linear_cached'``."""
+    if not (mode is True or mode is False or mode == "linear_cached"):
+        raise ConfigError(f"{flag} must be True, 'linear_cached' or False, got {mode!r}")
+
+
+@dataclass(frozen=True)
+class Level:
+    """One resolution of the UNet. ``heads`` counts attention heads; the last level's serve the middle too."""
+
+    channels: int
+    heads: int
+    attention: bool = True
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """The spatio-temporal UNet. The defaults are SVD's, SVD-XT's and SVD-XT-1.1's alike."""
+
+    in_channels: int = 8  # 4 noisy latents + 4 of the conditioning image
+    out_channels: int = 4
+    levels: tuple[Level, ...] = (
+        Level(320, 5),
+        Level(640, 10),
+        Level(1280, 20),
+        Level(1280, 20, attention=False),
+    )
+    layers: int = 2  # resnets per level going down; one more going up
+    depth: int = 1  # transformer blocks per transformer
+    context_dim: int = 1024  # d, the CLIP embedding
+    time_ids: int = 3  # fps - 1, motion bucket, noise augmentation
+    time_id_dim: int = 256  # sinusoid width of each
+    norm_groups: int = 32
+    tca: Mode = True
+    sca: Mode = True
+    diffusers_norm_eps: bool = False  # True: resnet eps as diffusers builds them, see docs of UNet
+
+    def __post_init__(self) -> None:
+        check_mode("tca", self.tca)
+        check_mode("sca", self.sca)
+        if not self.levels:
+            raise ConfigError("the UNet needs at least one level")
+        for i, level in enumerate(self.levels):
+            if level.channels % self.norm_groups:
+                raise ConfigError(
+                    f"level {i}: {level.channels} channels do not divide into {self.norm_groups} groups"
+                )
+            if level.channels % level.heads:
+                raise ConfigError(
+                    f"level {i}: {level.channels} channels do not divide into {level.heads} heads"
+                )
+
+    @property
+    def stride(self) -> int:
+        """Latent height and width must be multiples of this."""
+        return 1 << (len(self.levels) - 1)
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """The autoencoder: an image encoder and a decoder with (``temporal``) or without temporal layers."""
+
+    channels: tuple[int, ...] = (128, 256, 512, 512)
+    layers: int = 2  # resnets per level in the encoder; one more in the decoder
+    latent_channels: int = 4
+    norm_groups: int = 32
+    temporal: bool = True
+    scale: float = 0.18215  # latents are multiplied by it before diffusion, divided before decoding
+
+    @property
+    def stride(self) -> int:
+        """Pixels per latent, along each side."""
+        return 1 << (len(self.channels) - 1)
+
+
+@dataclass(frozen=True)
+class CLIPConfig:
+    """The CLIP vision tower with its projection. The defaults are OpenCLIP ViT-H/14's."""
+
+    image_size: int = 224
+    patch_size: int = 14
+    width: int = 1280
+    layers: int = 32
+    heads: int = 16
+    mlp_dim: int = 5120
+    embed_dim: int = 1024
+
+
+@dataclass(frozen=True)
+class SVDConfig:
+    """A whole model: three networks and the settings it was made for."""
+
+    name: str = "svd-xt"
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    vae: VAEConfig = field(default_factory=VAEConfig)
+    clip: CLIPConfig = field(default_factory=CLIPConfig)
+    frames: int = 25
+    height: int = 576
+    width: int = 1024
+    fps: int = 7  # as the user says it; the network is given fps - 1
+    motion_bucket: int = 127
+
+    def __post_init__(self) -> None:
+        if self.unet.context_dim != self.clip.embed_dim:
+            raise ConfigError(
+                f"the UNet's context_dim {self.unet.context_dim} is not "
+                f"CLIP's embed_dim {self.clip.embed_dim}"
+            )
+
+    @property
+    def stride(self) -> int:
+        """Picture height and width must be multiples of this (64 for the published models)."""
+        return self.vae.stride * self.unet.stride
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values; :meth:`from_dict` reads them back."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_dict(data: dict[str, Any]) -> SVDConfig:
+        """Read what :meth:`to_dict` wrote. Unknown or ill-typed fields raise :class:`ConfigError`."""
+        try:
+            unet = dict(data["unet"])
+            unet["levels"] = tuple(Level(**level) for level in unet["levels"])
+            vae = dict(data["vae"])
+            vae["channels"] = tuple(vae["channels"])
+            rest = {k: v for k, v in data.items() if k not in ("unet", "vae", "clip")}
+            return SVDConfig(
+                unet=UNetConfig(**unet), vae=VAEConfig(**vae), clip=CLIPConfig(**data["clip"]), **rest
+            )
+        except (KeyError, TypeError) as error:
+            raise ConfigError(f"not a model configuration: {error}") from error
+
+
+SVD = SVDConfig("svd", frames=14)
+SVD_XT = SVDConfig("svd-xt", frames=25)
+SVD_XT_1_1 = SVDConfig("svd-xt-1-1", frames=25)
+TINY = SVDConfig(
+    "tiny",
+    unet=UNetConfig(
+        levels=(Level(32, 2), Level(64, 4), Level(64, 4)), layers=1, context_dim=64, time_id_dim=32
+    ),
+    vae=VAEConfig(channels=(16, 32, 48, 64), layers=1, norm_groups=16),
+    clip=CLIPConfig(image_size=56, patch_size=14, width=64, layers=2, heads=4, mlp_dim=256, embed_dim=64),
+    frames=8,
+    height=64,
+    width=64,
+)
+"""The same architecture at a size that runs anywhere in seconds."""
+
+CONFIGS = {config.name: config for config in (TINY, SVD, SVD_XT, SVD_XT_1_1)}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A form of the cross-attentions and where guidance stops."""
+
+    name: str
+    tca: Mode
+    sca: Mode
+    guided_fraction: float = 1.0  # of the steps, before the cut
+
+    def cut_step(self, steps: int) -> int:
+        """The first step without guidance, counted from 1; ``steps + 1`` when there is none."""
+        return round(steps * self.guided_fraction) + 1
+
+
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        Preset("baseline", tca=True, sca=True),
+        Preset("lossless", tca="linear_cached", sca="linear_cached"),
+        Preset("vcut", tca=False, sca="linear_cached", guided_fraction=16 / 25),
+    )
+}

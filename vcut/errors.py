@@ -1,0 +1,19 @@
+"""The exceptions of vcut; all of them are :class:`VcutError`."""
+
+from weights_tools.errors import (
+    CheckpointError,
+    ConfigError,
+    MediaError,
+    NotFiniteError,
+    OutputExistsError,
+    VcutError,
+)
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "MediaError",
+    "NotFiniteError",
+    "OutputExistsError",
+    "VcutError",
+]

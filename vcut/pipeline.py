@@ -1,0 +1,218 @@
+"""Image in, frames out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from einops import rearrange
+from torch import Generator, Tensor
+
+from vcut import images as pictures
+from vcut.clip import CLIPVisionEncoder, preprocess
+from vcut.conditioning import Conditioning, bind
+from vcut.config import Preset, SVDConfig
+from vcut.errors import ConfigError, NotFiniteError
+from vcut.sampling import (
+    MEAN,
+    Branch,
+    Callback,
+    Churn,
+    Scale,
+    check_sigmas,
+    frame_scales,
+    karras_sigmas,
+    linear,
+    plan,
+    precondition,
+    sample,
+)
+from vcut.unet import UNet
+from vcut.vae import VAE
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A loaded model. It holds networks and settings and no state of any run.
+
+    ``note`` is what a user should be told about the weights, if anything.
+    """
+
+    unet: UNet
+    vae: VAE
+    clip: CLIPVisionEncoder
+    config: SVDConfig
+    preset: Preset
+    note: str | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the UNet is, and the run happens."""
+        return self.unet.conv_in.weight.device
+
+    @torch.no_grad()
+    def generate(
+        self,
+        images: pictures.Image | Sequence[pictures.Image],
+        *,
+        clips: int | None = None,
+        seed: int | Sequence[int] = 0,
+        frames: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        fit: pictures.Fit = "crop",
+        steps: int = 25,
+        sigmas: Tensor | Sequence[float] | None = None,
+        cut: int | Literal["preset"] | None = "preset",
+        after: Branch = MEAN,
+        embedding: Collection[int] | None = None,
+        guidance: tuple[float, float] | Scale = (1.0, 3.0),
+        fps: int | None = None,
+        motion_bucket: int | None = None,
+        noise_aug: float = 0.02,
+        noise: Tensor | None = None,
+        churn: Churn | None = None,
+        decode_chunk: int | None = 14,
+        sequential: bool = False,
+        callback: Callback | None = None,
+        progress: bool = False,
+    ) -> Tensor:
+        """Turn one image into a clip, or k images into k * m clips.
+
+        Args:
+            images: one picture of any kind (path, PIL, ndarray, tensor; see :mod:`vcut.images`) or a list of them.
+            clips: m clips of every image, in the order image 0 clip 0, image 0 clip 1, ...
+            seed: one number, clip i then has ``seed + i``; or one seed for each clip. A clip depends on its own
+                image, seed and settings alone, never on the others of its batch.
+            frames: number of frames, by default what the model was made for.
+            height: of the frames in pixels, with ``width`` multiples of the model's stride (64 when published).
+            width: of the frames in pixels.
+            fit: how a picture of another shape becomes that size: 'crop', 'resize' or 'pad'.
+            steps: denoising steps N.
+            sigmas: noise levels of your own, instead of ``steps`` Karras ones.
+            cut: the first step without guidance, counted from 1; N + 1 or None never cuts; 'preset' follows the
+                preset (for ``vcut`` step 17 of 25).
+            after: what the single pass of a cut step is given.
+            embedding: the steps that receive the image embedding at all, by default every one.
+            guidance: the scale at the first and at the last frame, linear between, or a function of the number of
+                frames such as :func:`vcut.sampling.triangle`.
+            fps: frames per second that the motion should suit; the network is given ``fps - 1``.
+            motion_bucket: how much motion, 127 is what the published models were tuned at.
+            noise_aug: standard deviation of the noise on the image (in -1..1) before its latents are taken.
+            noise: ``[k * m, frames, 4, H / 8, W / 8]`` of unit variance to start from, instead of the seeds'.
+            churn: fresh noise at each step.
+            decode_chunk: frames decoded at a time, within a clip; None decodes whole clips. The temporal
+                convolutions do not see past a chunk, so it changes the frames a little. 14 is the official default.
+            sequential: run the two guidance branches one after the other: less memory, the same result.
+            callback: called after every step with a :class:`vcut.sampling.Record`; may return ``STOP``.
+            progress: show a bar.
+
+        Returns:
+            ``[frames, 3, H, W]`` float32 in 0..1 for one image; ``[k * m, frames, 3, H, W]`` for a list, or when
+            ``clips`` is given.
+
+        Raises:
+            ConfigError: a setting out of range, before any work.
+            MediaError: a picture that cannot be read.
+            NotFiniteError: NaN or infinity in the latents or in the decoded frames.
+        """
+        config = self.config
+        frames = config.frames if frames is None else frames
+        height = config.height if height is None else height
+        width = config.width if width is None else width
+        fps = config.fps if fps is None else fps
+        motion_bucket = config.motion_bucket if motion_bucket is None else motion_bucket
+        pictures.check_size(height, width, config.stride)
+        check_settings(frames=frames, fps=fps, motion_bucket=motion_bucket, noise_aug=noise_aug)
+        levels = karras_sigmas(steps) if sigmas is None else check_sigmas(sigmas)
+        steps = len(levels) - 1
+        cut = self.preset.cut_step(steps) if cut == "preset" else cut
+        run = plan(steps, cut, after, embedding)
+        scale = guidance if callable(guidance) else linear(*guidance)
+        frame_scales(scale, frames)
+
+        batch = isinstance(images, (list, tuple))
+        pixels = torch.stack(
+            [pictures.to_tensor(image, height, width, fit) for image in (images if batch else [images])]
+        )
+        pixels = pixels.repeat_interleave(_count("clips", 1 if clips is None else clips), dim=0)
+        generators = _generators(seed, len(pixels))
+        # the order in which diffusers draws them, so that a seed means the same clip there and here
+        image_noise = torch.stack([torch.randn(pixels.shape[1:], generator=g) for g in generators])
+        shape = (frames, config.vae.latent_channels, height // config.vae.stride, width // config.vae.stride)
+        drawn = torch.stack([torch.randn(shape, generator=g) for g in generators])
+        if noise is None:
+            noise = drawn
+        elif noise.shape != drawn.shape:
+            raise ConfigError(f"noise must be {list(drawn.shape)}, got {list(noise.shape)}")
+
+        conditioning = self.condition(
+            pixels.to(self.device),
+            image_noise.to(self.device),
+            fps=fps,
+            motion_bucket=motion_bucket,
+            noise_aug=noise_aug,
+        )
+        latents = sample(
+            precondition(bind(self.unet, conditioning, sequential=sequential)),
+            noise.to(self.device),
+            levels,
+            run,
+            scale,
+            churn=churn,
+            generators=generators,
+            callback=callback,
+            progress=progress,
+        )
+        result = self.decode(latents, decode_chunk)
+        return result if batch or clips is not None else result[0]
+
+    def condition(
+        self, pixels: Tensor, image_noise: Tensor, *, fps: int, motion_bucket: int, noise_aug: float
+    ) -> Conditioning:
+        """Encode pictures ``pixels [n, 3, H, W]`` in -1..1; ``image_noise`` is unit noise of the same shape.
+
+        CLIP sees the clean picture, the VAE the noised one; its latents stay unscaled.
+        """
+        weight = self.clip.proj.weight
+        embedding = self.clip(preprocess(pixels, self.config.clip.image_size).to(weight.dtype))
+        latents = self.vae.encode(pixels + noise_aug * image_noise)
+        numbers = [float(fps - 1), float(motion_bucket), float(noise_aug)]
+        time_ids = torch.tensor([numbers] * len(pixels), device=pixels.device)
+        return Conditioning(rearrange(embedding, "n d -> n 1 d"), latents, time_ids)
+
+    def decode(self, latents: Tensor, chunk: int | None = 14) -> Tensor:
+        """Frames ``[n, f, 3, H, W]`` in 0..1 of ``latents [n, f, 4, h, w]`` as the sampler leaves them."""
+        decoded = self.vae.decode(latents / self.config.vae.scale, chunk).float()
+        if not torch.isfinite(decoded).all():
+            raise NotFiniteError(
+                f"the decoded frames hold NaN or infinity: the VAE ran in {self.vae.dtype}, "
+                "which overflows in float16. Load with vae_dtype=torch.float32"
+            )
+        return decoded.add_(1).div_(2).clamp_(0, 1)
+
+
+def check_settings(*, frames: int, fps: int, motion_bucket: int, noise_aug: float) -> None:
+    """Raise :class:`ConfigError` for a setting that no model can use."""
+    _count("frames", frames)
+    _count("fps", fps)
+    if not motion_bucket >= 0:
+        raise ConfigError(f"motion_bucket must be at least 0, got {motion_bucket}")
+    if not 0 <= noise_aug < float("inf"):
+        raise ConfigError(f"noise_aug must be at least 0, got {noise_aug}")
+
+
+def _count(what: str, value: int) -> int:
+    if not isinstance(value, int) or value < 1:
+        raise ConfigError(f"{what} must be a whole number of at least 1, got {value!r}")
+    return value
+
+
+def _generators(seed: int | Sequence[int], clips: int) -> list[Generator]:
+    """One CPU generator per clip, so that noise does not depend on the device or on the batch."""
+    seeds = range(seed, seed + clips) if isinstance(seed, int) else seed
+    if len(seeds) != clips:
+        raise ConfigError(f"{clips} clips need {clips} seeds, got {len(seeds)}")
+    return [Generator().manual_seed(s) for s in seeds]

@@ -1,0 +1,76 @@
+"""From noise to latents: schedule, preconditioning, guidance, the cut, and the Euler loop over them.
+
+Plain torch functions over plain values. Nothing here knows a UNet, a file or a device::
+
+    from vcut import sampling
+
+    latents = sampling.sample(
+        sampling.precondition(network),
+        noise,  # [b, f, c, h, w]
+        sampling.karras_sigmas(25),
+        sampling.plan(25, cut=17),
+        sampling.linear(1.0, 3.0),
+    )
+"""
+
+from vcut.sampling.cut_plan import (
+    COND,
+    MEAN,
+    UNCOND,
+    Branch,
+    Mix,
+    Plan,
+    Step,
+    Summary,
+    plan,
+    summarize,
+    without_guidance,
+)
+from vcut.sampling.euler import STOP, Callback, Churn, Record, sample, trajectory
+from vcut.sampling.guidance import Scale, constant, frame_scales, guide, linear, triangle
+from vcut.sampling.preconditioning import Coefficients, Denoiser, Network, coefficients, precondition
+from vcut.sampling.schedule import (
+    ALIGN_YOUR_STEPS,
+    SIGMA_MAX,
+    SIGMA_MIN,
+    check_sigmas,
+    interpolate_sigmas,
+    karras_sigmas,
+)
+
+__all__ = [
+    "ALIGN_YOUR_STEPS",
+    "COND",
+    "MEAN",
+    "SIGMA_MAX",
+    "SIGMA_MIN",
+    "STOP",
+    "UNCOND",
+    "Branch",
+    "Callback",
+    "Churn",
+    "Coefficients",
+    "Denoiser",
+    "Mix",
+    "Network",
+    "Plan",
+    "Record",
+    "Scale",
+    "Step",
+    "Summary",
+    "check_sigmas",
+    "coefficients",
+    "constant",
+    "frame_scales",
+    "guide",
+    "interpolate_sigmas",
+    "karras_sigmas",
+    "linear",
+    "plan",
+    "precondition",
+    "sample",
+    "summarize",
+    "trajectory",
+    "triangle",
+    "without_guidance",
+]

@@ -1,0 +1,136 @@
+"""What the network evaluates at each step, written down before the run as plain values.
+
+The cut of Taghipour et al. (arXiv 2407.19205) is a plan and nothing else: steps are numbered from 1, steps
+before the cut step c are guided (two passes of the network), steps from c on are cut (one pass with the mean
+context, their equation 4). As every value is known in advance, no step has to ask a device for it.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple, get_args
+
+from vcut.errors import ConfigError
+from vcut.sampling.schedule import check_steps
+
+Mix = Literal["cond", "mean", "uncond"]
+"""Of the conditional value and its unconditional zero: the first, half of it (equation 4), or the zero."""
+
+
+class Branch(NamedTuple):
+    """One pass of the network: which image embedding and which concatenated image latents it is given."""
+
+    context: Mix = "cond"
+    latents: Mix = "cond"
+
+
+COND = Branch("cond", "cond")
+UNCOND = Branch("uncond", "uncond")
+MEAN = Branch("mean", "cond")
+"""The pass of a cut step. The paper is silent on the image latents: they stay the conditional ones."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a run: its number from 1, its passes, and whether it lies past the cut.
+
+    Two branches are a guided step, unconditional first as in the official code; one is an unguided step.
+    """
+
+    number: int
+    branches: tuple[Branch, ...]
+    cut: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.branches) not in (1, 2):
+            raise ConfigError(f"step {self.number} must have one branch or two, got {self.branches}")
+
+    @property
+    def guided(self) -> bool:
+        """Whether two passes are mixed by guidance."""
+        return len(self.branches) == 2
+
+    @property
+    def stage(self) -> Literal["semantic binding", "quality improvement"]:
+        """The paper's name for the part of the run: before the cut step, or from it on."""
+        return "quality improvement" if self.cut else "semantic binding"
+
+
+Plan = tuple[Step, ...]
+
+
+def plan(
+    steps: int, cut: int | None = None, after: Branch = MEAN, embedding: Collection[int] | None = None
+) -> Plan:
+    """Steps 1 .. cut-1 guided, steps cut .. ``steps`` with the single pass ``after``.
+
+    Args:
+        steps: number of steps N, at least 1.
+        cut: the first step without guidance, 1 <= cut <= N + 1. N + 1 or None never cuts; 1 never guides.
+        after: what the pass of a cut step is given.
+        embedding: numbers of the steps that receive the image embedding, guided or not; None is all of them.
+            On the others every pass has the unconditional (zero) context. This is the experiment of the
+            paper's figure 2: ``range(1, 11)`` is the first ten steps, ``range(11, 26)`` the rest, ``()`` none.
+
+    Raises:
+        ConfigError: a number out of range or a mix that does not exist.
+    """
+    steps = check_steps(steps)
+    cut = steps + 1 if cut is None else _step_number("the cut step", cut, last=steps + 1)
+    for field, mix in zip(Branch._fields, after, strict=True):
+        if mix not in get_args(Mix):
+            raise ConfigError(f"{field} after the cut must be 'cond', 'mean' or 'uncond', got {mix!r}")
+    with_embedding = (
+        range(1, steps + 1)
+        if embedding is None
+        else {_step_number("a step with embedding", number, last=steps) for number in embedding}
+    )
+
+    def step(number: int) -> Step:
+        branches: tuple[Branch, ...] = (after,) if number >= cut else (UNCOND, COND)
+        if number not in with_embedding:
+            branches = tuple(branch._replace(context="uncond") for branch in branches)
+        return Step(number, branches, cut=number >= cut)
+
+    return tuple(step(number) for number in range(1, steps + 1))
+
+
+def without_guidance(plan: Plan) -> Plan:
+    """The same run at guidance 1, where D_u + 1 (D_c - D_u) = D_c: guided steps keep their conditional pass.
+
+    :func:`vcut.sampling.sample` does this by itself when the scale is 1 on every frame.
+    """
+    return tuple(replace(step, branches=step.branches[-1:]) for step in plan)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How much a plan costs. A step that is neither guided nor cut is one at guidance 1."""
+
+    guided: int
+    cut: int
+    passes: int
+
+    def __str__(self) -> str:
+        return f"{self.guided} guided and {self.cut} cut steps, {self.passes} network passes"
+
+
+def summarize(plan: Plan) -> Summary:
+    """Count the guided steps, the cut steps and the passes of the network per clip."""
+    return Summary(
+        guided=sum(step.guided for step in plan),
+        cut=sum(step.cut for step in plan),
+        passes=sum(len(step.branches) for step in plan),
+    )
+
+
+def _step_number(what: str, number: int, last: int) -> int:
+    try:
+        value = operator.index(number)
+    except TypeError:
+        raise ConfigError(f"{what} must be a whole number, got {number!r}") from None
+    if not 1 <= value <= last:
+        raise ConfigError(f"{what} must be between 1 and {last}, got {value}")
+    return value

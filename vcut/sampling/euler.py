@@ -1,0 +1,212 @@
+"""The Euler sampler of EDM (Karras et al. 2022, algorithm 2 without its second-order correction).
+
+It knows no network: a denoiser is any function of the latents, the noise level and the branches to evaluate.
+Nor does it keep anything: a run is a generator over immutable records, and :func:`sample` reads it to its end.
+
+Shapes: b clips, f frames; whatever follows (c, h, w) is the denoiser's business.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from torch import Tensor
+
+from vcut.errors import ConfigError, NotFiniteError
+from vcut.sampling.cut_plan import Plan, Step, without_guidance
+from vcut.sampling.guidance import Scale, frame_scales, guide
+from vcut.sampling.preconditioning import Denoiser
+from vcut.sampling.schedule import check_sigmas
+
+
+@dataclass(frozen=True)
+class Churn:
+    """Fresh noise at each step (EDM algorithm 2, lines 4 to 6); the default adds none.
+
+    A step whose sigma lies in [s_tmin, s_tmax] first raises it to (1 + gamma) sigma, with
+    gamma = min(s_churn / N, sqrt(2) - 1), by adding ``s_noise`` times the missing standard deviation of noise.
+    """
+
+    s_churn: float = 0.0
+    s_tmin: float = 0.0
+    s_tmax: float = math.inf
+    s_noise: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.s_churn < math.inf and 0 <= self.s_noise < math.inf):
+            raise ConfigError(f"s_churn and s_noise must be finite and not negative: {self}")
+        if not 0 <= self.s_tmin <= self.s_tmax:
+            raise ConfigError(f"expected 0 <= s_tmin <= s_tmax: {self}")
+
+    def gamma(self, sigma: float, steps: int) -> float:
+        """By which fraction the noise level rises at the start of a step from ``sigma``."""
+        return min(self.s_churn / steps, math.sqrt(2) - 1) if self.s_tmin <= sigma <= self.s_tmax else 0.0
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one step did. The tensors are the run's own: read them, clone what you change."""
+
+    step: Step
+    sigma: float  # the noise level before the step, before churn
+    sigma_next: float  # and after it
+    latents: Tensor  # [b, f, ...] after the step, at sigma_next
+    denoised: Tensor  # [b, f, ...] the guided estimate of the clean latents, good for previews
+
+
+class Signal(Enum):
+    """What a callback may return."""
+
+    STOP = "stop"
+
+
+STOP = Signal.STOP
+"""Returned by a callback, ends the run after the present step. Any other return value means nothing: many
+handy callables, a progress bar's ``update`` for one, return something true."""
+
+Callback = Callable[[Record], object]
+
+
+def sample(
+    denoiser: Denoiser,
+    noise: Tensor,
+    sigmas: Tensor | Sequence[float],
+    plan: Plan,
+    scale: Scale,
+    *,
+    churn: Churn | None = None,
+    generators: Sequence[torch.Generator] | None = None,
+    callback: Callback | None = None,
+    progress: bool = False,
+) -> Tensor:
+    """Run :func:`trajectory` to its end and return the last latents ``[b, f, ...]``.
+
+    Gradients flow unless the caller says otherwise: wrap in ``torch.inference_mode()`` to generate.
+
+    Args:
+        denoiser: see :data:`vcut.sampling.Denoiser`; :func:`vcut.sampling.precondition` makes one.
+        noise: ``[b, f, ...]`` of unit variance; scaled here, never changed.
+        sigmas: N falling levels, with or without the final 0 (:func:`vcut.sampling.check_sigmas`).
+        plan: what to evaluate at each of the N steps.
+        scale: the guidance scale over frames. If it is 1 on every frame, guided steps take one pass, not two.
+        churn: fresh noise at each step; needs ``generators``.
+        generators: one per clip, for churn, so that a batch equals single runs.
+        callback: called after every step with its :class:`Record`. It may return :data:`STOP`; the latents
+            returned are then those of that step, still noisy (``record.denoised`` is the clean estimate).
+        progress: show a bar with the stage and the step.
+
+    Raises:
+        ConfigError: arguments that do not fit together.
+        NotFiniteError: NaN or infinity in the latents.
+    """
+    run = trajectory(denoiser, noise, sigmas, plan, scale, churn=churn, generators=generators)
+    with closing(_with_bar(run, len(plan)) if progress else run) as records:
+        for record in records:
+            if callback is not None and callback(record) is STOP:
+                break
+    return record.latents
+
+
+def trajectory(
+    denoiser: Denoiser,
+    noise: Tensor,
+    sigmas: Tensor | Sequence[float],
+    plan: Plan,
+    scale: Scale,
+    *,
+    churn: Churn | None = None,
+    generators: Sequence[torch.Generator] | None = None,
+) -> Generator[Record, None, None]:
+    """The steps of a run, one :class:`Record` each, computed as they are asked for.
+
+    Arguments and errors are those of :func:`sample`; arguments are checked at the call, before any step.
+    The state is float32, or float64 if the noise is, whatever the denoiser's dtype.
+    """
+    levels: list[float] = check_sigmas(sigmas).tolist()
+    if len(levels) != len(plan) + 1:
+        raise ConfigError(
+            f"{len(levels) - 1} sigmas (the final 0 aside) do not fit a plan of {len(plan)} steps"
+        )
+    if noise.ndim < 2 or noise.numel() == 0 or not noise.is_floating_point():
+        raise ConfigError(
+            f"expected floating-point noise [b, f, ...], got {noise.dtype} of the shape {list(noise.shape)}"
+        )
+    if not torch.isfinite(noise).all():
+        raise NotFiniteError("the noise to start from holds NaN or infinity")
+    scales = frame_scales(scale, noise.shape[1])
+    if (scales == 1).all():
+        plan = without_guidance(plan)
+    churn = churn or Churn()
+    if churn.s_churn > 0 and len(generators or ()) != len(noise):
+        raise ConfigError(
+            f"churn draws noise for {len(noise)} clips and needs a generator for each, "
+            f"got {'none' if generators is None else len(generators)}"
+        )
+    return _run(denoiser, noise, levels, plan, scales, churn, generators or ())
+
+
+def _run(
+    denoiser: Denoiser,
+    noise: Tensor,
+    levels: list[float],
+    plan: Plan,
+    scales: Tensor,
+    churn: Churn,
+    generators: Sequence[torch.Generator],
+) -> Generator[Record, None, None]:
+    dtype = torch.promote_types(noise.dtype, torch.float32)
+    scales = scales.to(dtype).to(noise.device)  # cast first: some devices have no float64
+    x = noise.to(dtype) * math.sqrt(levels[0] ** 2 + 1)
+    for step, sigma, sigma_next in zip(plan, levels[:-1], levels[1:], strict=True):
+        gamma = churn.gamma(sigma, len(plan))
+        sigma_hat = sigma * (1 + gamma)
+        if gamma > 0:
+            x = x + _fresh_noise(x, generators) * (churn.s_noise * math.sqrt(sigma_hat**2 - sigma**2))
+
+        branches = denoiser(x, sigma_hat, step.branches).to(dtype)
+        if branches.shape != (len(step.branches), *x.shape):
+            raise ConfigError(
+                f"the denoiser returned {list(branches.shape)} for {len(step.branches)} branches "
+                f"of {list(x.shape)}"
+            )
+        denoised = guide(branches[0], branches[1], scales) if step.guided else branches[0]
+
+        # Euler's x + (x - D)/sigma_hat * (sigma_next - sigma_hat) is a point on the line from D to x,
+        # and written so it arrives at D without rounding when sigma_next is 0
+        x = torch.lerp(denoised, x, sigma_next / sigma_hat)
+        _check_finite(x, step, len(plan), sigma)
+        yield Record(step, sigma, sigma_next, latents=x, denoised=denoised)
+
+
+def _fresh_noise(x: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    """Unit noise of x's shape, clip by clip; drawn in float32 so that x's dtype does not change the draw."""
+    clips = [torch.randn(x.shape[1:], generator=g, device=g.device).to(x) for g in generators]
+    return torch.stack(clips)
+
+
+def _check_finite(x: Tensor, step: Step, steps: int, sigma: float) -> None:
+    """The loop's only wait for the device: one bool a step, after two passes of a large network.
+
+    It costs the launch of the next step's first kernels; a black clip would cost the whole run.
+    """
+    if not torch.isfinite(x).all():
+        raise NotFiniteError(
+            f"NaN or infinity in the latents after step {step.number} of {steps} (sigma {sigma:.4g}): "
+            f"most likely float16 overflowed in the network or in the VAE's encoding; "
+            f"use bfloat16 or float32"
+        )
+
+
+def _with_bar(run: Generator[Record, None, None], steps: int) -> Generator[Record, None, None]:
+    from tqdm.auto import tqdm  # only for those who look at it
+
+    with tqdm(total=steps, unit="step") as bar:
+        for record in run:
+            bar.set_description(record.step.stage, refresh=False)
+            bar.update()
+            yield record

@@ -1,0 +1,75 @@
+"""Classifier-free guidance with a scale of its own for every frame.
+
+D = D_u + s_f (D_c - D_u), on the denoised estimates as in the official code. (On the raw outputs of the network
+it would be the same: preconditioning is affine and shared by both branches.)
+
+Shapes: b clips, f frames.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from vcut.errors import ConfigError
+
+Scale = Callable[[int], Tensor | Sequence[float]]
+"""The number of frames in, one guidance scale per frame out. Any such function will do."""
+
+
+def linear(minimum: float, maximum: float) -> Scale:
+    """From ``minimum`` at frame 0 to ``maximum`` at the last frame (sgm's LinearPredictionGuider).
+
+    Any two finite numbers: falling, equal, below 1 and negative scales are all well defined.
+    """
+    return lambda frames: torch.linspace(minimum, maximum, frames, dtype=torch.float64)
+
+
+def constant(scale: float) -> Scale:
+    """The same scale on every frame."""
+    return linear(scale, scale)
+
+
+def triangle(minimum: float, maximum: float) -> Scale:
+    """From ``minimum`` at both ends to ``maximum`` in the middle (sgm's TrianglePredictionGuider, period 1).
+
+    Keeps the last frames from saturating when clips are chained. With an even number of frames the
+    middle lies between two frames, which share the highest scale, a little short of ``maximum``.
+    """
+
+    def scale(frames: int) -> Tensor:
+        height = 1 - torch.linspace(-1, 1, frames, dtype=torch.float64).abs()  # one frame: 0
+        return minimum + (maximum - minimum) * height
+
+    return scale
+
+
+def frame_scales(scale: Scale, frames: int) -> Tensor:
+    """Evaluate and check a scale: ``[f]`` float64 on the CPU.
+
+    Raises:
+        ConfigError: not callable, not one finite number per frame.
+    """
+    if not callable(scale):
+        raise ConfigError(
+            f"the guidance scale must be a function of the number of frames, such as linear(1.0, 3.0) or "
+            f"constant(2.0), got {scale!r}"
+        )
+    values = torch.as_tensor(scale(frames), dtype=torch.float64, device="cpu").detach()
+    if values.shape != (frames,):
+        raise ConfigError(f"expected {frames} guidance scales, one per frame, got {list(values.shape)}")
+    for i, value in enumerate(values.tolist()):
+        if not math.isfinite(value):
+            raise ConfigError(f"the guidance scale of frame {i} is {value}")
+    return values
+
+
+def guide(uncond: Tensor, cond: Tensor, scale: Tensor) -> Tensor:
+    """D_u + s_f (D_c - D_u) over ``[b, f, ...]``, with ``scale [f]``. Exactly D_u at 0 and D_c at 1."""
+    if scale.shape != cond.shape[1:2]:
+        raise ConfigError(f"{list(scale.shape)} guidance scales do not fit {list(cond.shape)} (b, f, ...)")
+    weight = scale.to(cond.device, cond.dtype).view(1, -1, *[1] * (cond.ndim - 2))
+    return torch.lerp(uncond, cond, weight)

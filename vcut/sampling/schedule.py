@@ -1,0 +1,117 @@
+"""The noise levels (sigmas) that a run visits: N falling levels and a final 0, for N steps.
+
+Levels are float64 on the CPU: the sampler reads them once as Python floats, so that no step waits for a
+device and their rounding never depends on the model's dtype.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from vcut.errors import ConfigError
+
+SIGMA_MAX = 700.0
+SIGMA_MIN = 0.002
+
+ALIGN_YOUR_STEPS = (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002)
+"""The schedule optimised for Stable Video Diffusion by Sabour et al. (Align Your Steps, arXiv 2404.14507,
+table 3), for :func:`interpolate_sigmas`: eleven levels, the ends of ten steps."""
+
+
+def check_steps(steps: int) -> int:
+    """``steps`` as an int; :class:`ConfigError` unless it is a whole number of at least 1."""
+    try:
+        count = operator.index(steps)
+    except TypeError:
+        raise ConfigError(f"steps must be a whole number, got {steps!r}") from None
+    if isinstance(steps, bool) or count < 1:
+        raise ConfigError(f"steps must be at least 1, got {steps!r}")
+    return count
+
+
+def karras_sigmas(
+    steps: int, sigma_min: float = SIGMA_MIN, sigma_max: float = SIGMA_MAX, rho: float = 7.0
+) -> Tensor:
+    """The schedule of EDM (Karras et al. 2022, equation 5) and a final 0.
+
+    sigma_i = (sigma_max^(1/rho) + i/(N-1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho for i = 0 .. N-1.
+    The defaults are Stable Video Diffusion's. One step goes from ``sigma_max`` straight to 0.
+
+    Returns:
+        Falling levels ``[steps + 1]``, float64.
+
+    Raises:
+        ConfigError: ``steps`` below 1, ``rho`` not positive, or not 0 < sigma_min < sigma_max < infinity.
+    """
+    steps = check_steps(steps)
+    if not 0 < sigma_min < sigma_max < math.inf:
+        raise ConfigError(
+            f"expected 0 < sigma_min < sigma_max, got sigma_min {sigma_min} and sigma_max {sigma_max}"
+        )
+    if not 0 < rho < math.inf:
+        raise ConfigError(f"rho must be positive, got {rho}")
+    ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
+    high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+    return check_sigmas((high + ramp * (low - high)) ** rho)
+
+
+def check_sigmas(values: Tensor | Sequence[float]) -> Tensor:
+    """A schedule of the caller's own: ``[n]`` levels, positive and strictly falling.
+
+    The final 0 is appended when it is absent, so n positive levels are n steps.
+
+    Returns:
+        The levels and the final 0, float64 on the CPU.
+
+    Raises:
+        ConfigError: naming the first level that is not finite, not positive or not below the one before.
+    """
+    try:
+        sigmas = torch.as_tensor(values, dtype=torch.float64, device="cpu").detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"sigmas must be a list of numbers: {error}") from error
+    if sigmas.ndim != 1:
+        raise ConfigError(f"sigmas must be a flat list, got the shape {list(sigmas.shape)}")
+    if len(sigmas) and sigmas[-1] == 0:
+        sigmas = sigmas[:-1]
+    levels: list[float] = sigmas.tolist()
+    if not levels:
+        raise ConfigError("sigmas need at least one positive level")
+    for i, level in enumerate(levels):
+        if not 0 < level < math.inf:
+            raise ConfigError(
+                f"sigmas must be positive and finite (a final 0 aside): sigma {i + 1} is {level:g}"
+            )
+        if i and level >= levels[i - 1]:
+            raise ConfigError(
+                f"sigmas must fall strictly: sigma {i + 1} is {level:g} after {levels[i - 1]:g}"
+            )
+    return torch.cat([sigmas, sigmas.new_zeros(1)])
+
+
+def interpolate_sigmas(values: Tensor | Sequence[float], steps: int) -> Tensor:
+    """Stretch a short published schedule to any number of steps, linearly in ln(sigma).
+
+    Follows the use that the authors of :data:`ALIGN_YOUR_STEPS` recommend: the list, end points included, is
+    resampled at ``steps + 1`` places and the last level becomes 0. So eleven values are ten steps as they
+    stand, and their last value is where the logarithm stops, not a level that is visited. (To visit it, pass
+    the list to :func:`check_sigmas`, which makes eleven steps of it.)
+
+    Returns:
+        Falling levels ``[steps + 1]``, float64, the last 0.
+
+    Raises:
+        ConfigError: as :func:`check_sigmas`; fewer than two positive levels; ``steps`` below 1.
+    """
+    steps = check_steps(steps)
+    logs = check_sigmas(values)[:-1].log()
+    if len(logs) < 2:
+        raise ConfigError("interpolation needs at least two positive sigmas")
+    places = torch.linspace(0, len(logs) - 1, steps + 1, dtype=torch.float64)[:-1]
+    left = places.floor().long()
+    return check_sigmas(torch.lerp(logs[left], logs[left + 1], places - left).exp())

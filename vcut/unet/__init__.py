@@ -1,0 +1,7 @@
+"""The spatio-temporal UNet of Stable Video Diffusion, and its cut forms."""
+
+from vcut.config import Level, UNetConfig
+from vcut.unet.attention import Context
+from vcut.unet.model import UNet, fold
+
+__all__ = ["Context", "Level", "UNet", "UNetConfig", "fold"]

@@ -1,0 +1,106 @@
+"""The spatio-temporal transformer: blocks over each frame's pixels, blocks over each pixel's frames.
+
+Shapes: b clips, f frames, n = h*w pixels, c channels.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from vcut.config import Mode
+from vcut.layers import FrameNorm, Modules
+from vcut.unet.attention import Axis, BlockContext, Cached, SelfAttention, cross_attention
+from vcut.unet.blend import temporal_share
+from vcut.unet.embedding import EmbeddingMLP, sinusoid
+
+
+class FeedForward(nn.Module):
+    """GEGLU: c -> 2 * 4c, value times erf-GELU of gate, 4c -> c. The value is the first half."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.proj_in = nn.Linear(channels, 8 * channels)
+        self.proj_out = nn.Linear(4 * channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.proj_in(x).chunk(2, dim=-1)
+        return self.proj_out(value * F.gelu(gate))
+
+
+class Block(nn.Module):
+    """Self-attention along ``axis``, cross-attention, feed-forward, each on a LayerNorm and added.
+
+    Over time there is one more feed-forward in front.
+    """
+
+    def __init__(self, channels: int, heads: int, axis: Axis, mode: Mode, context_dim: int) -> None:
+        super().__init__()
+        in_front = axis == "time"
+        self.ff_in_norm = nn.LayerNorm(channels, eps=1e-5) if in_front else None
+        self.ff_in = FeedForward(channels) if in_front else None
+        self.attn_norm = nn.LayerNorm(channels, eps=1e-5)
+        self.attn = SelfAttention(channels, heads, axis)
+        self.cross = cross_attention(mode, channels, heads, context_dim)
+        self.ff_norm = nn.LayerNorm(channels, eps=1e-5)
+        self.ff = FeedForward(channels)
+
+    def forward(self, x: Tensor, context: Cached) -> Tensor:
+        if self.ff_in is not None and self.ff_in_norm is not None:
+            x = x + self.ff_in(self.ff_in_norm(x))
+        x = x + self.attn(self.attn_norm(x))
+        if self.cross is not None:
+            x = x + self.cross(x, context)
+        return x + self.ff(self.ff_norm(x))
+
+
+class Transformer(nn.Module):
+    """GroupNorm, projection, spatial and temporal blocks in alternation, projection, added to the input.
+
+    Each temporal block sees the stream plus an embedding of the frame's position; its output is blended with
+    the spatial one by a learned gate: ``alpha * spatial + (1 - alpha) * temporal``, alpha = sigmoid(mix_factor).
+    """
+
+    def __init__(
+        self, channels: int, heads: int, *, context_dim: int, depth: int, tca: Mode, sca: Mode, groups: int
+    ) -> None:
+        super().__init__()
+        self.channels = channels
+        self.norm = FrameNorm(groups, channels, eps=1e-6)
+        self.proj_in = nn.Linear(channels, channels)
+        self.spatial = Modules[Block](Block(channels, heads, "space", sca, context_dim) for _ in range(depth))
+        self.temporal = Modules[Block](Block(channels, heads, "time", tca, context_dim) for _ in range(depth))
+        self.position = EmbeddingMLP(channels, 4 * channels, channels)
+        self.mix_factor = nn.Parameter(torch.full((1,), 0.5))
+        self.proj_out = nn.Linear(channels, channels)
+
+    def cache_context(self, embedding: Tensor) -> tuple[BlockContext, ...]:
+        """What the blocks' cross-attentions keep of ``embedding [b, g, m, d]``.
+
+        The temporal ones look at the first frame's context alone, as the official code does.
+        """
+        first = embedding[:, :1]
+        return tuple(
+            BlockContext(
+                None if spatial.cross is None else spatial.cross.cache(embedding),
+                None if temporal.cross is None else temporal.cross.cache(first),
+            )
+            for spatial, temporal in zip(self.spatial, self.temporal, strict=True)
+        )
+
+    def forward(
+        self, x: Tensor, context: tuple[BlockContext, ...], image_only: Tensor | None = None
+    ) -> Tensor:
+        """Transform ``x [b, f, h, w, c]``; frames marked in ``image_only`` skip the temporal blocks."""
+        _, f, h, _, _ = x.shape
+        residual = x
+        x = self.proj_in(rearrange(self.norm(x), "b f h w c -> b f (h w) c"))
+        frames = torch.arange(f, device=x.device)
+        position = rearrange(self.position(sinusoid(frames, self.channels)), "f c -> f 1 c")
+        share = temporal_share(self.mix_factor, image_only, trailing=2)
+        for spatial, temporal, cached in zip(self.spatial, self.temporal, context, strict=True):
+            x = spatial(x, cached.spatial)
+            x = torch.lerp(x, temporal(x + position, cached.temporal), share)
+        return residual + rearrange(self.proj_out(x), "b f (h w) c -> b f h w c", h=h)

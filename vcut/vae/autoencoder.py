@@ -1,0 +1,100 @@
+"""Pictures to latents and latents to clips, in the public layout ``[b, f, c, h, w]``.
+
+Shapes: b clips, f frames, h w the latent grid, H W = stride * (h, w) the pixels (stride 8 as published).
+"""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from vcut.config import VAEConfig
+from vcut.errors import ConfigError
+from vcut.layers import Conv
+from vcut.vae.decoder import Decoder
+from vcut.vae.encoder import Encoder
+
+
+class VAE(nn.Module):
+    """The autoencoder, computing in the dtype of its parameters; inputs are cast to it.
+
+    Neither direction touches ``config.scale``: the conditioning latent is used unscaled, and who samples
+    divides by the scale before decoding. ``encoder`` and ``decoder`` may be called by themselves, batched
+    and channels-last, for training.
+    """
+
+    def __init__(self, config: VAEConfig) -> None:
+        super().__init__()
+        self.config = config
+        z = config.latent_channels
+        self.encoder = Encoder(config)
+        self.quant_conv = Conv(2 * z, 2 * z, 1)
+        self.decoder = Decoder(config)
+        # the decoder with temporal layers was trained without it
+        self.post_quant_conv = None if config.temporal else Conv(z, z, 1)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the parameters, hence of every result."""
+        return self.quant_conv.weight.dtype
+
+    def moments(self, images: Tensor) -> Tensor:
+        """The posterior of ``images [b, 3, H, W]`` in -1..1: mean and log variance, ``[b, 2 z, h, w]``.
+
+        Raises:
+            ConfigError: not that shape, or a side that is no multiple of the stride.
+        """
+        self._check_images(images)
+        x = rearrange(images.to(self.dtype), "b c h w -> b 1 h w c").contiguous()
+        return rearrange(self.quant_conv(self.encoder(x)), "b 1 h w c -> b c h w")
+
+    def encode(self, images: Tensor) -> Tensor:
+        """The mode of :meth:`moments`, its mean, unscaled: ``[b, z, h, w]``."""
+        return self.moments(images)[:, : self.config.latent_channels]
+
+    def decode(self, latents: Tensor, chunk: int | None = None) -> Tensor:
+        """Frames ``[b, f, 3, H, W]``, about -1..1 and not clamped, of ``latents [b, f, z, h, w]``.
+
+        ``chunk`` frames of one clip are decoded at a time (None: the whole clip), so that a batch gives
+        exactly what its clips give alone, and memory does not grow with b or, given a chunk, with f: at the
+        peak about four times ``chunk * H * W * config.channels[1]`` values besides the result (2.4 GB per
+        frame at 576x1024 in float32). The temporal layers do not see past a chunk: the smaller it is, the
+        less its frames agree with the next chunk's.
+
+        Raises:
+            ConfigError: not that shape, or a chunk below 1.
+        """
+        self._check_latents(latents, chunk)
+        b, f, _, h, w = latents.shape
+        stride = self.config.stride
+        frames = latents.new_empty((b, f, 3, h * stride, w * stride), dtype=self.dtype)
+        for clip, out in zip(latents, frames, strict=True):
+            for z, part in zip(clip.split(chunk or f), out.split(chunk or f), strict=True):
+                part.copy_(self._decode_together(z))
+        return frames
+
+    def _decode_together(self, z: Tensor) -> Tensor:
+        x = rearrange(z.to(self.dtype), "f c h w -> 1 f h w c").contiguous()
+        if self.post_quant_conv is not None:
+            x = self.post_quant_conv(x)
+        return rearrange(self.decoder(x), "1 f h w c -> f c h w")
+
+    def _check_images(self, images: Tensor) -> None:
+        stride = self.config.stride
+        shape = tuple(images.shape)
+        if len(shape) != 4 or shape[1] != 3 or 0 in shape:
+            raise ConfigError(f"the VAE encodes images [b, 3, H, W], got {list(shape)}")
+        if shape[2] % stride or shape[3] % stride:
+            raise ConfigError(
+                f"the VAE encodes images whose height and width are multiples of {stride}, "
+                f"got {shape[2]}x{shape[3]}: crop, resize or pad them"
+            )
+
+    def _check_latents(self, latents: Tensor, chunk: int | None) -> None:
+        channels = self.config.latent_channels
+        shape = tuple(latents.shape)
+        if len(shape) != 5 or shape[2] != channels or 0 in shape:
+            raise ConfigError(f"the VAE decodes latents [b, f, {channels}, h, w], got {list(shape)}")
+        if chunk is not None and chunk < 1:
+            raise ConfigError(f"chunk must be at least 1 frame, or None for the whole clip, got {chunk}")
