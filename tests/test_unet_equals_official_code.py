@@ -11,7 +11,7 @@ from goldens_io import config, hash_weights, load, relative_error
 from torch import Tensor
 
 from vcut.unet import Level, UNet, UNetConfig
-from weights_tools.remap import from_layout
+from weights_tools.remap import from_layout, to_layout
 
 FRAMES = 3
 TINY = UNetConfig(
@@ -43,8 +43,6 @@ def weights(file: str) -> dict[str, Tensor]:
     if file == "unet_tiny_io":
         source = load("unet_tiny_sgm_weights")
     else:
-        from weights_tools.remap import to_layout
-
         with torch.device("meta"):
             names = to_layout(UNet(FILES[file]).state_dict(), "unet", "sgm")
         source = hash_weights({name: tuple(tensor.shape) for name, tensor in names.items()})
@@ -160,6 +158,8 @@ def test_intermediate_activations_match_the_probes() -> None:
 
 def test_the_configurations_are_those_of_the_goldens() -> None:
     for file, ours in FILES.items():
-        theirs = config(file)
-        assert theirs["context_dim"] == ours.context_dim
-        assert theirs["model_channels"] == ours.levels[0].channels
+        theirs = config(file)["diffusers"]
+        assert theirs["block_out_channels"] == [level.channels for level in ours.levels]
+        assert theirs["num_attention_heads"] == [level.heads for level in ours.levels]
+        assert theirs["cross_attention_dim"] == ours.context_dim
+        assert theirs["addition_time_embed_dim"] == ours.time_id_dim

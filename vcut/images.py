@@ -15,6 +15,7 @@ Decisions, as pictures differ:
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import warnings
 from collections.abc import Sequence
@@ -200,10 +201,8 @@ def _decode(image: PILImage, name: str) -> NDArray[Any]:
         raise MediaError(f"{name} is {image.width} x {image.height}: there are no pixels in it")
     try:
         image.load()
-        try:
+        with contextlib.suppress(Exception):  # damaged EXIF beside sound pixels: show them as they are
             image = ImageOps.exif_transpose(image)
-        except Exception:  # noqa: S110 - damaged EXIF beside sound pixels: show them as they are
-            pass
         if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
             image = image.convert("RGBA")
         elif image.mode == "1":

@@ -5,6 +5,7 @@ Frames are [f, 3, H, W] float in 0..1, f frames of H x W pixels. What is written
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from fractions import Fraction
@@ -55,7 +56,8 @@ def write(frames: Tensor, path: str | Path, fps: Rate = 7, *, overwrite: bool = 
         NotFiniteError: NaN or infinity in a frame.
         OutputExistsError: ``path`` exists and ``overwrite`` is false.
     """
-    check_output(path, fps, overwrite=overwrite)
+    check_format(path, fps)
+    check_place(path, overwrite=overwrite)
     pictures = _to_bytes(frames)
     suffix, path = _suffix(path), Path(path)
     if suffix == ".mp4" and (pictures.shape[1] % 2 or pictures.shape[2] % 2):
@@ -73,8 +75,8 @@ def write(frames: Tensor, path: str | Path, fps: Rate = 7, *, overwrite: bool = 
     return path
 
 
-def check_output(path: str | Path, fps: Rate = 7, *, overwrite: bool = False) -> None:
-    """Raise now whatever :func:`write` would raise later for this path and rate, before the work is done."""
+def check_format(path: str | Path, fps: Rate = 7) -> None:
+    """Raise now what :func:`write` would raise about this suffix and rate, and about a missing encoder."""
     suffix, rate = _suffix(path), _rate(fps)
     if suffix not in (".mp4", ".gif", ".webp", ""):
         hint = "a single .png holds one picture, " if suffix == ".png" else ""
@@ -83,21 +85,27 @@ def check_output(path: str | Path, fps: Rate = 7, *, overwrite: bool = False) ->
         raise MediaError(
             f"{path}: {suffix} plays at most {_FASTEST[suffix]} frames per second, asked for {fps}"
         )
-    _pillow(path) if suffix != ".mp4" else _h264(path)
-    path = Path(path)
-    parent = path.parent
-    if not parent.is_dir():
-        raise MediaError(f"{path}: the folder {parent} does not exist")
-    if not os.access(parent, os.W_OK):
-        raise MediaError(f"{path}: the folder {parent} is not writable")
+    if suffix == ".mp4":
+        _h264(path)
+    else:
+        _pillow(path)
+
+
+def check_place(path: str | Path, *, overwrite: bool = False) -> None:
+    """Raise now what :func:`write` would raise about this place: a missing folder, or something in the way."""
+    suffix, path = _suffix(path), Path(path)
+    if not path.parent.is_dir():
+        raise MediaError(f"{path}: the folder {path.parent} does not exist")
+    if not os.access(path.parent, os.W_OK):
+        raise MediaError(f"{path}: the folder {path.parent} is not writable")
     if not os.path.lexists(path):
         return
     if not overwrite:
         raise OutputExistsError(f"{path} exists already; choose another name or ask to overwrite it")
     if suffix and path.is_dir():
-        raise OutputExistsError(f"{path} is a folder and is not overwritten by a clip")
+        raise OutputExistsError(f"{path} is a folder and is not overwritten by a file")
     if not suffix and not (path.is_dir() and all(_is_frame(file) for file in path.iterdir())):
-        raise OutputExistsError(f"{path} holds more than PNG frames and is not overwritten")
+        raise OutputExistsError(f"{path} is not a folder of PNG frames only and is not overwritten")
 
 
 def contact_sheet(
@@ -107,8 +115,7 @@ def contact_sheet(
 
     ``columns`` is by default the number that makes the grid nearly square. Errors as :func:`write`.
     """
-    if Path(path).suffix.lower() != ".png":
-        raise MediaError(f"{path}: a contact sheet is a .png")
+    check_sheet(path, overwrite=overwrite)
     if columns is not None and columns < 1:
         raise ConfigError(f"columns must be at least 1, got {columns}")
     pil = _pillow(path)
@@ -123,6 +130,14 @@ def contact_sheet(
     with replacing(path, overwrite) as target:
         pil.fromarray(sheet).save(target)
     return Path(path)
+
+
+def check_sheet(path: str | Path, *, overwrite: bool = False) -> None:
+    """Raise now what :func:`contact_sheet` would raise about this path."""
+    if _suffix(path) != ".png":
+        raise MediaError(f"{path}: a contact sheet is a .png")
+    _pillow(path)
+    check_place(path, overwrite=overwrite)
 
 
 def read(path: str | Path) -> tuple[Tensor, float | None]:
@@ -194,7 +209,7 @@ def _rate(fps: Rate) -> Fraction:
 def _showing_times(f: int, rate: Fraction, per_second: int) -> list[int]:
     """How many ticks each of ``f`` frames is shown, such that each starts at the tick nearest to its time."""
     starts = [round(i * per_second / rate) for i in range(f + 1)]
-    return [end - start for start, end in zip(starts, starts[1:], strict=False)]
+    return [end - start for start, end in itertools.pairwise(starts)]
 
 
 def _write_mp4(pictures: Bytes, target: Path, rate: Fraction, crf: int) -> None:

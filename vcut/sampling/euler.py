@@ -185,7 +185,9 @@ def _run(
 
 def _fresh_noise(x: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     """Unit noise of x's shape, clip by clip; drawn in float32 so that x's dtype does not change the draw."""
-    clips = [torch.randn(x.shape[1:], generator=g, device=g.device).to(x) for g in generators]
+    clips = [
+        torch.randn(x.shape[1:], generator=g, device=g.device, dtype=torch.float32).to(x) for g in generators
+    ]
     return torch.stack(clips)
 
 

@@ -58,7 +58,10 @@ def frame_scales(scale: Scale, frames: int) -> Tensor:
             f"the guidance scale must be a function of the number of frames, such as linear(1.0, 3.0) or "
             f"constant(2.0), got {scale!r}"
         )
-    values = torch.as_tensor(scale(frames), dtype=torch.float64, device="cpu").detach()
+    try:
+        values = torch.as_tensor(scale(frames), dtype=torch.float64, device="cpu").detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"the guidance scale must return numbers: {error}") from error
     if values.shape != (frames,):
         raise ConfigError(f"expected {frames} guidance scales, one per frame, got {list(values.shape)}")
     for i, value in enumerate(values.tolist()):

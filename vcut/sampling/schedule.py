@@ -85,12 +85,10 @@ def check_sigmas(values: Tensor | Sequence[float]) -> Tensor:
     for i, level in enumerate(levels):
         if not 0 < level < math.inf:
             raise ConfigError(
-                f"sigmas must be positive and finite (a final 0 aside): sigma {i + 1} is {level:g}"
+                f"sigmas must be positive and finite (a final 0 aside): sigma {i + 1} is {level}"
             )
         if i and level >= levels[i - 1]:
-            raise ConfigError(
-                f"sigmas must fall strictly: sigma {i + 1} is {level:g} after {levels[i - 1]:g}"
-            )
+            raise ConfigError(f"sigmas must fall strictly: sigma {i + 1} is {level} after {levels[i - 1]}")
     return torch.cat([sigmas, sigmas.new_zeros(1)])
 
 

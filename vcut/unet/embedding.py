@@ -15,8 +15,9 @@ def sinusoid(values: Tensor, dim: int) -> Tensor:
     Frequencies are ``10000^(-i / half)`` for ``i = 0 .. half - 1``, as in the official code.
     """
     half = dim // 2
-    exponents = torch.arange(half, dtype=torch.float32, device=values.device) / half
-    angles = values.float().unsqueeze(-1) * torch.exp(-math.log(10000.0) * exponents)
+    steps = torch.arange(half, dtype=torch.float32, device=values.device)
+    frequencies = torch.exp(-math.log(10000.0) * steps / half)  # in this order, it rounds as the official code
+    angles = values.float().unsqueeze(-1) * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 

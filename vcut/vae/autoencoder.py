@@ -42,6 +42,9 @@ class VAE(nn.Module):
     def moments(self, images: Tensor) -> Tensor:
         """The posterior of ``images [b, 3, H, W]`` in -1..1: mean and log variance, ``[b, 2 z, h, w]``.
 
+        All b are encoded together. Each takes at most about six activations of the first level, ``H * W *
+        config.channels[0]`` values: 1.8 GB for the published model at 576x1024 in float32.
+
         Raises:
             ConfigError: not that shape, or a side that is no multiple of the stride.
         """
@@ -56,25 +59,27 @@ class VAE(nn.Module):
     def decode(self, latents: Tensor, chunk: int | None = None) -> Tensor:
         """Frames ``[b, f, 3, H, W]``, about -1..1 and not clamped, of ``latents [b, f, z, h, w]``.
 
-        ``chunk`` frames of one clip are decoded at a time (None: the whole clip), so that a batch gives
-        exactly what its clips give alone, and memory does not grow with b or, given a chunk, with f: at the
-        peak about four times ``chunk * H * W * config.channels[1]`` values besides the result (2.4 GB per
-        frame at 576x1024 in float32). The temporal layers do not see past a chunk: the smaller it is, the
-        less its frames agree with the next chunk's.
+        ``chunk`` frames of one clip are decoded at a time, by default the whole clip: a batch gives exactly
+        what its clips give alone, and memory does not grow with b or, given a chunk, with f. Besides the
+        result each frame of a chunk takes at most about four of the widest activation, ``H * W *
+        config.channels[1]`` values: 2.4 GB for the published model at 576x1024 in float32. The temporal
+        layers do not see past a chunk, so chunking changes the frames.
 
         Raises:
             ConfigError: not that shape, or a chunk below 1.
         """
         self._check_latents(latents, chunk)
         b, f, _, h, w = latents.shape
-        stride = self.config.stride
+        step, stride = chunk or f, self.config.stride
         frames = latents.new_empty((b, f, 3, h * stride, w * stride), dtype=self.dtype)
-        for clip, out in zip(latents, frames, strict=True):
-            for z, part in zip(clip.split(chunk or f), out.split(chunk or f), strict=True):
-                part.copy_(self._decode_together(z))
+        for i in range(b):
+            for start in range(0, f, step):
+                part = slice(start, start + step)
+                frames[i, part] = self._decode_together(latents[i, part])
         return frames
 
     def _decode_together(self, z: Tensor) -> Tensor:
+        """Frames ``[f, 3, H, W]`` of the latents ``[f, z, h, w]`` of one chunk."""
         x = rearrange(z.to(self.dtype), "f c h w -> 1 f h w c").contiguous()
         if self.post_quant_conv is not None:
             x = self.post_quant_conv(x)
@@ -96,5 +101,7 @@ class VAE(nn.Module):
         shape = tuple(latents.shape)
         if len(shape) != 5 or shape[2] != channels or 0 in shape:
             raise ConfigError(f"the VAE decodes latents [b, f, {channels}, h, w], got {list(shape)}")
-        if chunk is not None and chunk < 1:
-            raise ConfigError(f"chunk must be at least 1 frame, or None for the whole clip, got {chunk}")
+        if chunk is not None and (not isinstance(chunk, int) or chunk < 1):
+            raise ConfigError(
+                f"chunk must be a whole number of at least 1 frame, or None for the whole clip, got {chunk!r}"
+            )

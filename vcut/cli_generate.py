@@ -1,0 +1,371 @@
+"""``vcut generate``: pictures in, clips out.
+
+Whatever can be found wrong without the model is found before it is loaded: no run of hours ends on a taken name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vcut import cli_values
+from vcut.config import CONFIGS, PRESETS, SVDConfig
+from vcut.errors import ConfigError, MediaError
+
+if TYPE_CHECKING:
+    from vcut.sampling import Summary
+
+EXAMPLES = """\
+examples:
+  vcut generate photo.jpg                          photo.mp4 beside it: SVD-XT, cut at step 17 of 25
+  vcut generate photo.jpg -o clip.gif --seed 7     the suffix picks the format
+  vcut generate photo.jpg --clips 5 -o clips/      clips/photo-0.mp4 ... clips/photo-4.mp4
+  vcut generate photos/ -o clips/                  a clip of each picture; those that exist are skipped
+  vcut generate photo.jpg --model weights.safetensors --preset baseline
+"""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One clip to make."""
+
+    picture: Path
+    output: str  # ends in a slash if it is a folder of frames
+    seed: int
+
+
+def add(commands: Any) -> None:
+    """Add the subcommand to argparse's ``commands``."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "generate",
+        usage="vcut generate PICTURE [PICTURE ...] [-o PATH] [options]",
+        help="turn pictures into clips",
+        description="Turn pictures into clips with Stable Video Diffusion.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=generate)
+
+    group = parser.add_argument_group("pictures in, clips out")
+    group.add_argument(
+        "pictures", nargs="+", type=Path, metavar="PICTURE", help="a picture, or a folder of them"
+    )
+    group.add_argument(
+        "-o",
+        "--output",
+        metavar="PATH",
+        help="a file (.mp4, .gif, .webp), or a folder for clips named after their pictures "
+        "(default: beside each picture)",
+    )
+    group.add_argument(
+        "--format",
+        choices=("mp4", "gif", "webp", "png"),
+        help="of clips named after their pictures; png is a folder of frames (default: mp4)",
+    )
+    group.add_argument(
+        "--clips", type=cli_values.count, default=1, metavar="N", help="clips of each picture (default: 1)"
+    )
+    group.add_argument(
+        "--seed",
+        type=cli_values.seed,
+        metavar="N",
+        help="clip i of a picture is made from seed N + i (default: random, printed)",
+    )
+    group.add_argument(
+        "--size",
+        type=cli_values.size,
+        metavar="WxH",
+        help="width x height in pixels, multiples of 64 (default: the model's, 1024x576)",
+    )
+    group.add_argument(
+        "--fit",
+        choices=("crop", "resize", "pad"),
+        default="crop",
+        help="how pictures of another shape get there: fill and cut, squash, or black bars (default: crop)",
+    )
+    group.add_argument("--sheet", type=Path, metavar="PNG", help="also write all frames as one picture")
+    group.add_argument("--overwrite", action="store_true", help="replace clips that exist")
+    group.add_argument("--quiet", action="store_true", help="print errors only")
+
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model",
+        default="svd-xt",
+        metavar="NAME|PATH",
+        help=f"{', '.join(CONFIGS)}; or a .safetensors file or a diffusers folder (default: svd-xt)",
+    )
+    group.add_argument(
+        "--preset",
+        choices=tuple(PRESETS),
+        default="vcut",
+        help="baseline: as published; lossless: equal output, less work; vcut: the paper's cut (default)",
+    )
+    group.add_argument("--variant", choices=("fp16",), help="download half-precision weights, half as large")
+
+    group = parser.add_argument_group("sampling")
+    group.add_argument(
+        "--steps", type=cli_values.count, default=25, metavar="N", help="denoising steps (default: 25)"
+    )
+    group.add_argument(
+        "--cut",
+        type=cli_values.cut,
+        default="preset",
+        metavar="N|none",
+        help="first step without guidance, from 1; none never cuts (default: the preset's, vcut: 17 of 25)",
+    )
+    for part in ("context", "latents"):
+        group.add_argument(
+            f"--after-{part}",
+            choices=("cond", "mean", "uncond"),
+            default="mean" if part == "context" else "cond",
+            help=f"{part} of the steps after the cut (default: %(default)s)",
+        )
+    group.add_argument(
+        "--guidance-min",
+        type=cli_values.finite,
+        default=1.0,
+        metavar="X",
+        help="at the first frame (default: 1.0)",
+    )
+    group.add_argument(
+        "--guidance-max",
+        type=cli_values.finite,
+        default=3.0,
+        metavar="X",
+        help="at the last frame (default: 3.0)",
+    )
+    group.add_argument("--frames", type=cli_values.count, metavar="N", help="default: the model's, 14 or 25")
+    group.add_argument(
+        "--fps",
+        type=cli_values.count,
+        metavar="N",
+        help="frames per second, of the file and told to the model (default: 7)",
+    )
+    group.add_argument(
+        "--motion-bucket",
+        type=cli_values.whole,
+        metavar="N",
+        help="amount of motion, more is more (default: 127, of about 1 to 255)",
+    )
+    group.add_argument(
+        "--noise-aug",
+        type=cli_values.strength,
+        default=0.02,
+        metavar="X",
+        help="noise on the picture: more frees the motion from it (default: 0.02)",
+    )
+
+    group = parser.add_argument_group("speed and memory")
+    group.add_argument(
+        "--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps (default: auto)"
+    )
+    group.add_argument(
+        "--dtype",
+        choices=("auto", "float32", "float16", "bfloat16"),
+        default="auto",
+        help="auto: float16 on a GPU, float32 on the CPU (default)",
+    )
+    group.add_argument(
+        "--vae-dtype",
+        choices=("float32", "float16", "bfloat16"),
+        default="float32",
+        help="float16 overflows with the published VAE (default: float32)",
+    )
+    group.add_argument(
+        "--decode-chunk",
+        type=cli_values.count,
+        default=14,
+        metavar="N",
+        help="frames decoded at a time; fewer need less memory, and change the frames a little (default: 14)",
+    )
+    group.add_argument(
+        "--sequential",
+        action="store_true",
+        help="the two passes of a guided step one after the other: slower, less memory, equal output",
+    )
+
+
+def generate(args: argparse.Namespace) -> None:
+    """Make the clips that ``args`` ask for."""
+    say = _silent if args.quiet else _say
+    jobs, existing, seed = _plan_clips(args)
+    for job in existing:
+        say(f"skipped  {job.output} exists")
+    if not jobs:
+        return
+    passes = _check_all(args, jobs)
+    device = cli_values.device(args.device)
+
+    import torch
+
+    import vcut
+    from vcut import media
+    from vcut.sampling import Branch
+
+    dtype = args.dtype
+    if dtype == "auto":
+        dtype = "float32" if device == "cpu" else "float16"
+    begun = time.perf_counter()
+    pipe = vcut.load(
+        args.model,
+        preset=args.preset,
+        dtype=getattr(torch, dtype),
+        device=device,
+        vae_dtype=getattr(torch, args.vae_dtype),
+        variant=args.variant,
+    )
+    _check_size(args, pipe.config)
+    loaded = time.perf_counter() - begun
+    say(f"model    {pipe.config.name}, {dtype} on {device}, loaded in {loaded:.1f} s")
+    if pipe.note:
+        say(f"note     {pipe.note}")
+    say(f"preset   {args.preset}: {passes}")
+    say(f"seed     {seed}")
+    width, height = args.size or (None, None)
+    fps = args.fps or pipe.config.fps
+    for job in jobs:
+        started = time.perf_counter()
+        frames = pipe.generate(
+            job.picture,
+            seed=job.seed,
+            frames=args.frames,
+            height=height,
+            width=width,
+            fit=args.fit,
+            steps=args.steps,
+            cut=args.cut,
+            after=Branch(args.after_context, args.after_latents),
+            guidance=(args.guidance_min, args.guidance_max),
+            fps=fps,
+            motion_bucket=args.motion_bucket,
+            noise_aug=args.noise_aug,
+            decode_chunk=args.decode_chunk,
+            sequential=args.sequential,
+            progress=not args.quiet,
+        )
+        Path(job.output).parent.mkdir(parents=True, exist_ok=True)
+        media.write(frames, job.output, fps, overwrite=args.overwrite)
+        f, _, h, w = frames.shape
+        seconds = time.perf_counter() - started
+        say(f"wrote    {job.output}: {f} frames, {w}x{h}, {fps} fps, seed {job.seed}, in {seconds:.1f} s")
+        if args.sheet:
+            media.contact_sheet(frames, args.sheet, overwrite=args.overwrite)
+            say(f"wrote    {args.sheet}")
+    if len(jobs) > 1:
+        say(f"done     {len(jobs)} clips in {time.perf_counter() - begun:.1f} s")
+
+
+def _plan_clips(args: argparse.Namespace) -> tuple[list[Job], list[Job], int]:
+    """The clips to make, those that exist already, and the first seed."""
+    pictures = list(dict.fromkeys(picture for path in args.pictures for picture in _pictures(path)))
+    many = len(pictures) * args.clips > 1 or any(path.is_dir() for path in args.pictures)
+    if args.sheet and many:
+        raise ConfigError("--sheet goes with one clip, of one picture")
+    seed = secrets.randbelow(2**32) if args.seed is None else args.seed
+    jobs = [
+        Job(picture, _output(args, picture, clip, many), seed + clip)
+        for picture in pictures
+        for clip in range(args.clips)
+    ]
+    owners: dict[str, Path] = {}
+    for job in jobs:
+        owner = owners.setdefault(job.output, job.picture)
+        if owner != job.picture:
+            raise ConfigError(f"{owner} and {job.picture} would both become {job.output}: rename one")
+        if Path(job.output) == job.picture:
+            raise ConfigError(
+                f"the clip of {job.picture} would replace it: choose another --output or --format"
+            )
+    existing = [job for job in jobs if many and not args.overwrite and os.path.lexists(job.output)]
+    return [job for job in jobs if job not in existing], existing, seed
+
+
+def _pictures(path: Path) -> list[Path]:
+    """The picture itself, or those of a folder."""
+    from vcut import images
+
+    if not path.is_dir():
+        return [path]
+    found = sorted(
+        file for file in path.iterdir() if file.suffix.lower() in images.SUFFIXES and file.is_file()
+    )
+    if not found:
+        raise MediaError(f"{path}: there are no pictures in this folder ({' '.join(images.SUFFIXES)})")
+    return found
+
+
+def _output(args: argparse.Namespace, picture: Path, clip: int, many: bool) -> str:
+    """Where a clip goes. ``-o`` with a suffix is a file, anything else a folder."""
+    out = args.output
+    if out is not None and Path(out).suffix and not out.endswith("/") and not Path(out).is_dir():
+        if many:
+            raise ConfigError(f"--output {out} is one file for several clips: give a folder ({out}/)")
+        if args.format and Path(out).suffix.lower() != f".{args.format}":
+            raise ConfigError(f"--output {out} and --format {args.format} contradict each other")
+        return str(out)
+    folder = picture.parent if out is None else Path(out)
+    name = f"{picture.stem}-{clip}" if args.clips > 1 else picture.stem
+    end = "/" if args.format == "png" else f".{args.format or 'mp4'}"  # the slash makes a folder of frames
+    return f"{folder / name}{end}"
+
+
+def _check_all(args: argparse.Namespace, jobs: list[Job]) -> Summary:
+    """Raise every fault that can be found without the model; return what the sampling will cost."""
+    from vcut import hub, images, media
+    from vcut.sampling import Branch, plan, summarize
+
+    config = CONFIGS.get(args.model)  # of a file or a folder it is known once that is loaded
+    if config is None:
+        hub.find(args.model)
+    else:
+        _check_size(args, config)
+    cut = PRESETS[args.preset].cut_step(args.steps) if args.cut == "preset" else args.cut
+    summary = summarize(plan(args.steps, cut, Branch(args.after_context, args.after_latents)))
+    fps = args.fps or (config or SVDConfig()).fps
+    for job in jobs:
+        media.check_format(job.output, fps)
+        folder = Path(job.output).parent
+        if folder.exists() or args.output == job.output:
+            media.check_place(job.output, overwrite=args.overwrite)
+        else:  # it will be made
+            root = next(parent for parent in folder.absolute().parents if parent.exists())
+            if not (root.is_dir() and os.access(root, os.W_OK)):
+                raise MediaError(f"{folder} cannot be made: {root} is not a writable folder")
+    if args.sheet:
+        media.check_sheet(args.sheet, overwrite=args.overwrite)
+    faults = []
+    for picture in dict.fromkeys(job.picture for job in jobs):
+        try:
+            images.pixels(picture)
+        except MediaError as error:
+            faults.append(str(error))
+    if len(faults) > 1:
+        raise MediaError("\n".join([f"{len(faults)} pictures cannot be used", *faults]))
+    if faults:
+        raise MediaError(faults[0])
+    return summary
+
+
+def _check_size(args: argparse.Namespace, config: SVDConfig) -> None:
+    from vcut import images
+
+    width, height = args.size or (config.width, config.height)
+    images.check_size(height, width, config.stride)
+
+
+def _silent(line: str) -> None:
+    pass
+
+
+def _say(line: str) -> None:
+    """Print a line at once. A reader that has gone (``| head``) does not stop the clips."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,86 @@
+"""What may follow the options of the commands: each function reads one text or says what it expected."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from typing import Literal, TypeVar
+
+from vcut.errors import ConfigError
+
+N = TypeVar("N", int, float)
+
+
+def count(text: str) -> int:
+    """A whole number of at least 1."""
+    return _number(text, int, 1, "a whole number of at least 1")
+
+
+def whole(text: str) -> int:
+    """A whole number of at least 0."""
+    return _number(text, int, 0, "a whole number of at least 0")
+
+
+def seed(text: str) -> int:
+    """What a torch generator can be seeded with."""
+    return _number(text, int, 0, "a whole number from 0 to 2^63 - 1", 2**63 - 1)
+
+
+def finite(text: str) -> float:
+    """Any number but NaN and infinity."""
+    return _number(text, float, -math.inf, "a number")
+
+
+def strength(text: str) -> float:
+    """A number of at least 0."""
+    return _number(text, float, 0, "a number of at least 0")
+
+
+def _number(text: str, kind: type[N], low: float, wanted: str, high: float = math.inf) -> N:
+    try:
+        value = kind(text)
+    except (ValueError, OverflowError):
+        value = None
+    if value is None or not low <= value <= high or value in (math.inf, -math.inf):
+        raise argparse.ArgumentTypeError(f"expected {wanted}, got {text!r}")
+    return value
+
+
+def cut(text: str) -> int | Literal["preset"] | None:
+    """A step counted from 1; ``none``; or ``preset``, to be decided by it."""
+    if text == "preset":
+        return "preset"
+    return None if text == "none" else _number(text, int, 1, "a step counted from 1, none or preset")
+
+
+def size(text: str) -> tuple[int, int]:
+    """``1024x576``: width, then height."""
+    width, x, height = text.lower().partition("x")
+    if not (x and width.isdecimal() and height.isdecimal()):
+        raise argparse.ArgumentTypeError(f"expected WIDTHxHEIGHT as in 1024x576, got {text!r}")
+    return int(width), int(height)
+
+
+def device(name: str) -> str:
+    """The device to run on, once it is sure to be there."""
+    import torch
+
+    if name == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        kind = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"--device {name}: there is no such kind of device; use cpu, cuda or mps"
+        ) from error
+    there = {
+        "cpu": True,
+        "meta": False,
+        "cuda": torch.cuda.is_available() and (kind.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not there.get(kind.type, True):
+        raise ConfigError(f"--device {name}: this machine has none that torch can use; try --device cpu")
+    return name
