@@ -214,12 +214,13 @@ def test_a_record_cannot_be_rebound() -> None:
         record.sigma = 1.0  # type: ignore[misc]
 
 
-def test_a_callback_stops_the_run_and_the_latents_are_those_of_that_step() -> None:
+def test_a_callback_stops_the_run_and_the_latents_are_the_clean_estimate_of_that_step() -> None:
     spy = Spy()
     stopped = run(spy, callback=lambda record: STOP if record.step.number == 7 else None)
     assert len(spy.calls) == 7
     whole = list(trajectory(affine, unit_noise(), karras_sigmas(25), plan(25, 17), linear(1, 3)))
-    assert torch.equal(stopped, whole[6].latents)
+    assert torch.equal(stopped, whole[6].denoised)
+    assert torch.equal(whole[-1].denoised, whole[-1].latents)
 
 
 @pytest.mark.parametrize("answer", [True, 1, "stop", {"latents": None}])

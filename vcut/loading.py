@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from os import PathLike
+from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -11,8 +13,117 @@ from torch import nn
 from vcut import hub
 from vcut.clip import CLIPVisionEncoder
 from vcut.config import CONFIGS, PRESETS, TINY, Mode, Preset, SVDConfig
-from vcut.errors import ConfigError
+from vcut.errors import CheckpointError, ConfigError
 from vcut.pipeline import Pipeline
-from vcut.unet import UNet
+from vcut.unet import UNet, fold
 from vcut.vae import VAE
 from weights_tools import files
+from weights_tools.configs import Hints, configuration
+from weights_tools.describe import describe
+from weights_tools.structure import Part
+
+N = TypeVar("N", UNet, VAE, CLIPVisionEncoder)
+
+
+def load(
+    model: str | PathLike[str] = "tiny",
+    *,
+    preset: str = "vcut",
+    tca: Mode | None = None,
+    sca: Mode | None = None,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    vae_dtype: torch.dtype = torch.float32,
+    config: SVDConfig | None = None,
+    variant: str | None = None,
+    token: str | None = None,
+    local_only: bool = False,
+) -> Pipeline:
+    """Load a model, its cross-attentions folded to the preset's form.
+
+    Args:
+        model: ``'tiny'``; ``'svd'``, ``'svd-xt'``, ``'svd-xt-1-1'`` (found or downloaded); a diffusers folder; or a
+            .safetensors file in any layout.
+        preset: ``'baseline'``, ``'lossless'`` or ``'vcut'``.
+        tca: temporal cross-attention, instead of the preset's.
+        sca: spatial cross-attention, instead of the preset's.
+        dtype: of the UNet and CLIP; by default float16 on CUDA and float32 elsewhere.
+        device: by default CUDA if there is one, then MPS, else the CPU.
+        vae_dtype: of the VAE; float16 overflows with the published weights.
+        config: the architecture of a file that does not say it and is not the published one.
+        variant: ``'fp16'`` for the half-precision files of a folder or of the Hub.
+        token: access token of the Hub, by default the one that ``hf auth login`` stored.
+        local_only: never use the network.
+
+    Raises:
+        ConfigError: a name that does not exist, or a form that cannot be made from the stored weights.
+        CheckpointError: weights that are not found, damaged or not the model's; every fault is listed.
+    """
+    if preset not in PRESETS:
+        raise ConfigError(f"there is no preset {preset!r}, only {', '.join(PRESETS)}")
+    chosen = PRESETS[preset]
+    chosen = dataclasses.replace(
+        chosen, tca=chosen.tca if tca is None else tca, sca=chosen.sca if sca is None else sca
+    )
+    device = torch.device(default_device() if device is None else device)
+    if dtype is None:
+        dtype = torch.float16 if device.type == "cuda" else torch.float32
+    if str(model) == "tiny":
+        config = config or TINY
+        return Pipeline(
+            *(network.to(device) for network in _random(config, chosen, dtype, vae_dtype)),
+            config=config,
+            preset=chosen,
+            note="tiny has random weights: it shows that everything runs, its clips show nothing",
+        )
+
+    path = hub.find(
+        model if isinstance(model, str) else Path(model), variant=variant, token=token, local_only=local_only
+    )
+    if config is None:
+        hints = Hints(name=str(model) if str(model) in CONFIGS else None)
+        config = SVDConfig.from_dict(configuration(describe(path, variant), hints))
+    config = dataclasses.replace(
+        config, unet=dataclasses.replace(config.unet, tca=chosen.tca, sca=chosen.sca)
+    )
+
+    def network(kind: type[N], part: Part, to: torch.dtype) -> N:
+        tca, sca = (chosen.tca, chosen.sca) if part == "unet" else (None, None)
+        state = files.read(path, part, dtype=to, variant=variant, tca=tca, sca=sca)
+        with torch.device("meta"):
+            empty = kind(getattr(config, part))
+        try:
+            empty.load_state_dict(state, strict=True, assign=True)
+        except RuntimeError as error:
+            detail = str(error).replace("\n\t", "\n  ")
+            raise CheckpointError(f"{path} is not of the configuration {config.name!r}: {detail}") from error
+        return empty.eval().requires_grad_(False).to(device)
+
+    return Pipeline(
+        unet=network(UNet, "unet", dtype),
+        vae=network(VAE, "vae", vae_dtype),
+        clip=network(CLIPVisionEncoder, "clip", dtype),
+        config=config,
+        preset=chosen,
+    )
+
+
+def default_device() -> str:
+    """CUDA if there is one, then MPS, else the CPU."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _random(
+    config: SVDConfig, preset: Preset, dtype: torch.dtype, vae_dtype: torch.dtype, seed: int = 0
+) -> tuple[UNet, VAE, CLIPVisionEncoder]:
+    """The three networks with weights drawn from ``seed``, whatever the global generator's state."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        unet = fold(UNet(config.unet), tca=preset.tca, sca=preset.sca).to(dtype)
+        vae = VAE(config.vae).to(vae_dtype)
+        clip = CLIPVisionEncoder(config.clip).to(dtype)
+    for network in (unet, vae, clip):
+        network.eval().requires_grad_(False)
+    return unet, vae, clip

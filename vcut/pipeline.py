@@ -82,7 +82,7 @@ class Pipeline:
         """Turn one image into a clip, or k images into k * m clips.
 
         Args:
-            images: one picture of any kind (path, PIL, ndarray, tensor; see :mod:`vcut.images`) or a list of them.
+            images: one picture of any kind (path, PIL, ndarray, tensor; see :mod:`vcut.images`), or a list.
             clips: m clips of every image, in the order image 0 clip 0, image 0 clip 1, ...
             seed: one number, clip i then has ``seed + i``; or one seed for each clip. A clip depends on its own
                 image, seed and settings alone, never on the others of its batch.
@@ -106,7 +106,8 @@ class Pipeline:
             decode_chunk: frames decoded at a time, within a clip; None decodes whole clips. The temporal
                 convolutions do not see past a chunk, so it changes the frames a little. 14 is the official default.
             sequential: run the two guidance branches one after the other: less memory, the same result.
-            callback: called after every step with a :class:`vcut.sampling.Record`; may return ``STOP``.
+            callback: called after every step with a :class:`vcut.sampling.Record`; if it returns
+                :data:`vcut.sampling.STOP`, that step's estimate is decoded.
             progress: show a bar.
 
         Returns:
@@ -126,6 +127,8 @@ class Pipeline:
         motion_bucket = config.motion_bucket if motion_bucket is None else motion_bucket
         pictures.check_size(height, width, config.stride)
         check_settings(frames=frames, fps=fps, motion_bucket=motion_bucket, noise_aug=noise_aug)
+        if decode_chunk is not None:
+            _count("decode_chunk", decode_chunk)
         levels = karras_sigmas(steps) if sigmas is None else check_sigmas(sigmas)
         steps = len(levels) - 1
         cut = self.preset.cut_step(steps) if cut == "preset" else cut
@@ -134,9 +137,7 @@ class Pipeline:
         frame_scales(scale, frames)
 
         batch = isinstance(images, (list, tuple))
-        pixels = torch.stack(
-            [pictures.to_tensor(image, height, width, fit) for image in (images if batch else [images])]
-        )
+        pixels = pictures.to_tensors(images, height, width, fit)
         pixels = pixels.repeat_interleave(_count("clips", 1 if clips is None else clips), dim=0)
         generators = _generators(seed, len(pixels))
         # the order in which diffusers draws them, so that a seed means the same clip there and here

@@ -84,7 +84,7 @@ def sample(
     callback: Callback | None = None,
     progress: bool = False,
 ) -> Tensor:
-    """Run :func:`trajectory` to its end and return the last latents ``[b, f, ...]``.
+    """Run :func:`trajectory` to its end and return the clean latents ``[b, f, ...]``.
 
     Gradients flow unless the caller says otherwise: wrap in ``torch.inference_mode()`` to generate.
 
@@ -96,8 +96,8 @@ def sample(
         scale: the guidance scale over frames. If it is 1 on every frame, guided steps take one pass, not two.
         churn: fresh noise at each step; needs ``generators``.
         generators: one per clip, for churn, so that a batch equals single runs.
-        callback: called after every step with its :class:`Record`. It may return :data:`STOP`; the latents
-            returned are then those of that step, still noisy (``record.denoised`` is the clean estimate).
+        callback: called after every step with its :class:`Record`. It may return :data:`STOP`, which ends the
+            run; the latents returned are then that step's estimate of the clean ones.
         progress: show a bar with the stage and the step.
 
     Raises:
@@ -109,7 +109,7 @@ def sample(
         for record in records:
             if callback is not None and callback(record) is STOP:
                 break
-    return record.latents
+    return record.denoised  # at sigma 0, after the last step, these are the latents
 
 
 def trajectory(

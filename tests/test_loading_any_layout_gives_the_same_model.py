@@ -1,0 +1,119 @@
+"""One model written in the vcut, sgm and diffusers layouts loads to the same clips; faults are named."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import vcut
+from vcut.config import PRESETS, SVD, SVD_XT, SVD_XT_1_1, TINY, SVDConfig
+from vcut.errors import CheckpointError, ConfigError
+from vcut.pipeline import Pipeline
+from weights_tools.cli import main as weights
+from weights_tools.writer import save
+
+PICTURE = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
+CONFIG = dataclasses.replace(TINY, name="mine", fps=9, frames=3)
+
+
+def write(pipe: Pipeline, path: Path) -> None:
+    state = {
+        f"{part}.{name}": tensor
+        for part in ("unet", "vae", "clip")
+        for name, tensor in getattr(pipe, part).state_dict().items()
+    }
+    save(path, state, {"format": "vcut", "config": json.dumps(pipe.config.to_dict())})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``mine.safetensors`` (vcut), ``sgm.safetensors`` and ``diffusers/``, the same weights in each."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    write(vcut.load("tiny", preset="baseline", config=CONFIG), folder / "mine.safetensors")
+    for layout, name in (("sgm", "sgm.safetensors"), ("diffusers", "diffusers")):
+        assert weights(["convert", str(folder / "mine.safetensors"), str(folder / name), "--to", layout]) == 0
+    return folder
+
+
+def clip(pipe: Pipeline) -> torch.Tensor:
+    return pipe.generate(PICTURE, steps=3, frames=3, height=64, width=64, fps=7, seed=4)
+
+
+def same(pipe: Pipeline, expected: Pipeline) -> None:
+    """Weights to the bit; clips nearly, as kernels round differently where memory is aligned differently."""
+    for part in ("unet", "vae", "clip"):
+        state, wanted = getattr(pipe, part).state_dict(), getattr(expected, part).state_dict()
+        assert state.keys() == wanted.keys()
+        for name, tensor in wanted.items():
+            assert torch.equal(state[name], tensor), name
+    torch.testing.assert_close(clip(pipe), clip(expected), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("form", ["mine.safetensors", "diffusers", "sgm.safetensors"])
+def test_every_layout_and_preset(folder: Path, form: str, preset: str) -> None:
+    """An sgm file of another size than the published says neither its heads nor its frames."""
+    config = TINY if form == "sgm.safetensors" else None
+    same(vcut.load(folder / form, preset=preset, config=config), vcut.load("tiny", preset=preset))
+
+
+def test_a_vcut_file_carries_its_configuration(folder: Path) -> None:
+    config = vcut.load(folder / "mine.safetensors", preset="baseline").config
+    assert config == CONFIG
+    assert SVDConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_a_folded_file_cannot_be_unfolded(folder: Path) -> None:
+    folded = folder / "folded.safetensors"
+    write(vcut.load(folder / "mine.safetensors", preset="lossless"), folded)
+    same(vcut.load(folded, preset="vcut"), vcut.load("tiny", preset="vcut"))
+    with pytest.raises(ConfigError, match=r"tca='linear_cached' cannot become tca=True"):
+        vcut.load(folded, preset="baseline")
+
+
+def test_modes_may_be_chosen_one_by_one(folder: Path) -> None:
+    pipe = vcut.load(folder / "mine.safetensors", preset="vcut", tca=True, sca=False)
+    assert (pipe.unet.config.tca, pipe.unet.config.sca) == (True, False)
+    assert pipe.preset.cut_step(25) == 17
+
+
+def test_a_float64_or_half_model_is_cast_on_the_way(folder: Path) -> None:
+    pipe = vcut.load(folder / "mine.safetensors", dtype=torch.bfloat16)
+    assert {p.dtype for p in pipe.unet.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in pipe.clip.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in pipe.vae.parameters()} == {torch.float32}
+
+
+def test_a_configuration_that_does_not_fit_is_refused(folder: Path) -> None:
+    other = dataclasses.replace(CONFIG, unet=dataclasses.replace(CONFIG.unet, layers=2))
+    with pytest.raises(CheckpointError, match=r"mine\.safetensors is not of the configuration 'mine'"):
+        vcut.load(folder / "mine.safetensors", config=other)
+
+
+def test_names_are_checked() -> None:
+    with pytest.raises(ConfigError, match="no preset 'fast', only baseline, lossless, vcut"):
+        vcut.load("tiny", preset="fast")
+    with pytest.raises(CheckpointError, match="svd-xt-1-1"):
+        vcut.load("svd-xl")
+
+
+def test_the_published_configurations() -> None:
+    assert (SVD.frames, SVD_XT.frames, SVD_XT_1_1.frames) == (14, 25, 25)
+    assert {c.stride for c in (SVD, SVD_XT, SVD_XT_1_1)} == {64}
+    assert SVD.unet == SVD_XT.unet == SVD_XT_1_1.unet
+
+
+def test_tiny_says_that_its_weights_are_random() -> None:
+    assert "random weights" in (vcut.load("tiny").note or "")
+
+
+def test_loading_leaves_the_global_generator_alone() -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    vcut.load("tiny")
+    assert torch.equal(torch.rand(3), expected)

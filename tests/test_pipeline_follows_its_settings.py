@@ -1,0 +1,191 @@
+"""Every setting of `generate` does what its name says, and a bad one is refused before any work."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+
+import vcut
+from vcut.config import PRESETS
+from vcut.errors import ConfigError, NotFiniteError
+from vcut.pipeline import Pipeline
+from vcut.sampling import MEAN, STOP, Branch, Record, constant, triangle
+from vcut.unet import fold
+
+PICTURE = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
+QUICK: dict[str, Any] = dict(steps=3, frames=3)
+
+
+@pytest.fixture(scope="module")
+def pipe() -> Pipeline:
+    return vcut.load("tiny", preset="vcut")
+
+
+@pytest.fixture(scope="module")
+def baseline() -> Pipeline:
+    return vcut.load("tiny", preset="baseline")
+
+
+def records(pipe: Pipeline, **settings: Any) -> list[Record]:
+    seen: list[Record] = []
+    pipe.generate(PICTURE, callback=seen.append, **(QUICK | settings))
+    return seen
+
+
+def test_lossless_equals_baseline_over_a_whole_run(baseline: Pipeline) -> None:
+    lossless = vcut.load("tiny", preset="lossless")
+    a, b = (pipe.generate(PICTURE, seed=3) for pipe in (baseline, lossless))
+    torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+
+
+def test_the_presets_differ_in_the_network_alone(baseline: Pipeline) -> None:
+    for name, preset in PRESETS.items():
+        pipe = vcut.load("tiny", preset=name)
+        form = fold(baseline.unet, tca=preset.tca, sca=preset.sca)
+        assert pipe.unet.state_dict().keys() == form.state_dict().keys()
+        for key, value in pipe.unet.state_dict().items():
+            assert torch.equal(value, form.state_dict()[key])
+
+
+def test_the_preset_decides_where_guidance_stops(pipe: Pipeline, baseline: Pipeline) -> None:
+    guided = [record.step.guided for record in records(pipe, steps=25)]
+    assert guided == [True] * 16 + [False] * 9
+    assert all(record.step.guided for record in records(baseline))
+    assert [r.step.guided for r in records(pipe, cut=2)] == [True, False, False]
+    assert [r.step.guided for r in records(pipe, cut=None)] == [True, True, True]
+    assert [r.step.guided for r in records(pipe, cut=1)] == [False, False, False]
+
+
+def test_after_the_cut_each_choice_gives_another_clip(pipe: Pipeline) -> None:
+    clips = [
+        pipe.generate(PICTURE, cut=2, after=Branch(context, latents), **QUICK)
+        for context in ("cond", "mean", "uncond")
+        for latents in ("cond", "mean", "uncond")
+    ]
+    for i, a in enumerate(clips):
+        for b in clips[:i]:
+            assert not torch.equal(a, b)
+    assert torch.equal(clips[3], pipe.generate(PICTURE, cut=2, after=MEAN, **QUICK))
+
+
+def test_the_embedding_may_be_left_out_of_some_steps(pipe: Pipeline) -> None:
+    everywhere, nowhere, early = (
+        pipe.generate(PICTURE, embedding=steps, **QUICK) for steps in (None, (), (1,))
+    )
+    assert not torch.equal(everywhere, nowhere)
+    assert not torch.equal(early, nowhere)
+    assert torch.equal(everywhere, pipe.generate(PICTURE, embedding=range(1, 4), **QUICK))
+
+
+@pytest.mark.parametrize("guidance", [(1.0, 3.0), (3.0, 1.0), (2.0, 0.5), (0.0, 0.0), triangle(1, 3), constant(1)])
+def test_any_guidance_works(pipe: Pipeline, guidance: Any) -> None:
+    assert torch.isfinite(pipe.generate(PICTURE, guidance=guidance, cut=None, **QUICK)).all()
+
+
+@pytest.mark.parametrize(
+    "change", [dict(fps=20), dict(motion_bucket=1), dict(noise_aug=0.5), dict(guidance=(1, 9)), dict(seed=1)]
+)
+def test_the_knobs_reach_the_network(pipe: Pipeline, change: dict[str, Any]) -> None:
+    assert not torch.equal(pipe.generate(PICTURE, **QUICK), pipe.generate(PICTURE, **QUICK, **change))
+
+
+def test_the_network_is_told_fps_minus_one(pipe: Pipeline) -> None:
+    noise = torch.zeros(1, 3, 64, 64)
+    conditioning = pipe.condition(noise, noise, fps=7, motion_bucket=127, noise_aug=0.02)
+    torch.testing.assert_close(conditioning.time_ids, torch.tensor([[6.0, 127.0, 0.02]]))
+
+
+def test_size_frames_and_steps(pipe: Pipeline) -> None:
+    assert pipe.generate(PICTURE, frames=1, steps=1, height=32, width=96).shape == (1, 3, 32, 96)
+    assert len(records(pipe, steps=5)) == 5
+    assert [r.sigma for r in records(pipe, sigmas=[9.0, 3.0])] == [9.0, 3.0]
+
+
+def test_noise_may_be_given(pipe: Pipeline) -> None:
+    noise = torch.randn(1, 3, 4, 8, 8)
+    a = pipe.generate(PICTURE, noise=noise, seed=1, **QUICK)
+    assert torch.equal(a, pipe.generate(PICTURE, noise=noise.clone(), seed=1, **QUICK))
+    assert torch.isfinite(pipe.generate(PICTURE, noise=noise.half(), **QUICK)).all()
+    with pytest.raises(ConfigError, match=r"noise must be \[1, 3, 4, 8, 8\], got \[3, 4, 8, 8\]"):
+        pipe.generate(PICTURE, noise=noise[0], **QUICK)
+
+
+def test_stopping_early_decodes_the_estimate_of_that_step(pipe: Pipeline) -> None:
+    seen: list[Record] = []
+
+    def stop(record: Record) -> object:
+        seen.append(record)
+        return STOP if record.step.number == 2 else None
+
+    frames = pipe.generate(PICTURE, callback=stop, **QUICK)
+    assert len(seen) == 2
+    assert torch.equal(frames, pipe.decode(seen[-1].denoised)[0])
+
+
+def test_decoding_in_chunks_changes_only_what_the_temporal_layers_see(pipe: Pipeline) -> None:
+    whole, chunked = (pipe.generate(PICTURE, decode_chunk=chunk, **QUICK) for chunk in (None, 1))
+    assert whole.shape == chunked.shape
+    assert not torch.equal(whole, chunked)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_stays_near_and_the_vae_stays_in_float32(dtype: torch.dtype) -> None:
+    half, full = vcut.load("tiny", dtype=dtype), vcut.load("tiny")
+    assert half.vae.dtype == torch.float32
+    assert half.unet.dtype == dtype
+    a, b = (pipe.generate(PICTURE, **QUICK) for pipe in (half, full))
+    assert (a - b).abs().mean() < 0.02
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(steps=0), "steps must be at least 1"),
+        (dict(cut=0), "between 1 and 4, got 0"),
+        (dict(cut=5), "between 1 and 4, got 5"),
+        (dict(frames=0), "frames must be"),
+        (dict(clips=0), "clips must be"),
+        (dict(fps=0), "fps must be"),
+        (dict(motion_bucket=-1), "motion_bucket must be"),
+        (dict(noise_aug=float("nan")), "noise_aug must be"),
+        (dict(noise_aug=-0.1), "noise_aug must be"),
+        (dict(height=50), "height 50 is not a multiple of 32"),
+        (dict(width=100), "width 100 is not a multiple of 32"),
+        (dict(fit="stretch"), "fit must be one of"),
+        (dict(guidance=(1.0, float("inf"))), "guidance scale"),
+        (dict(guidance=lambda f: [1.0]), "expected 3 guidance scales"),
+        (dict(sigmas=[1.0, 2.0]), "sigmas must fall"),
+        (dict(after=Branch("half", "cond")), "'cond', 'mean' or 'uncond'"),  # type: ignore[arg-type]
+        (dict(embedding=(4,)), "between 1 and 3"),
+        (dict(seed=[1, 2]), "1 clips need 1 seeds"),
+        (dict(decode_chunk=0), "decode_chunk must be"),
+    ],
+)
+def test_a_bad_setting_is_refused_before_any_work(
+    pipe: Pipeline, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], message: str
+) -> None:
+    monkeypatch.setattr(type(pipe.unet), "forward", lambda *_a, **_k: pytest.fail("the UNet ran"))
+    monkeypatch.setattr(type(pipe.clip), "forward", lambda *_a, **_k: pytest.fail("CLIP ran"))
+    with pytest.raises(ConfigError, match=message):
+        pipe.generate(PICTURE, **(QUICK | settings))
+
+
+def test_infinity_in_the_latents_stops_the_run_and_names_the_step(pipe: Pipeline) -> None:
+    broken = dataclasses.replace(pipe, unet=vcut.load("tiny").unet)
+    broken.unet.conv_out.bias.fill_(float("inf"))
+    with pytest.raises(NotFiniteError, match=r"step 1"):
+        broken.generate(PICTURE, **QUICK)
+
+
+def test_infinity_in_the_frames_names_the_vae(pipe: Pipeline) -> None:
+    broken = dataclasses.replace(pipe, vae=vcut.load("tiny").vae)
+    broken.vae.decoder.conv_out.bias.fill_(float("nan"))
+    with pytest.raises(NotFiniteError, match="decoded frames hold NaN or infinity"):
+        broken.generate(PICTURE, **QUICK)
+
+
+def test_generating_leaves_no_gradient(pipe: Pipeline) -> None:
+    assert not pipe.generate(PICTURE, **QUICK).requires_grad
