@@ -21,6 +21,12 @@ def check_mode(flag: str, mode: object) -> None:
         raise ConfigError(f"{flag} must be True, 'linear_cached' or False, got {mode!r}")
 
 
+def _check_divides(what: str, sizes: tuple[int, ...], divisor: int, into: str) -> None:
+    for size in sizes:
+        if size < 1 or divisor < 1 or size % divisor:
+            raise ConfigError(f"{what} {size} do not divide into {divisor} {into}")
+
+
 @dataclass(frozen=True)
 class Level:
     """One resolution of the UNet. ``heads`` counts attention heads; the last level's serve the middle too."""
@@ -57,15 +63,9 @@ class UNetConfig:
         check_mode("sca", self.sca)
         if not self.levels:
             raise ConfigError("the UNet needs at least one level")
-        for i, level in enumerate(self.levels):
-            if level.channels % self.norm_groups:
-                raise ConfigError(
-                    f"level {i}: {level.channels} channels do not divide into {self.norm_groups} groups"
-                )
-            if level.channels % level.heads:
-                raise ConfigError(
-                    f"level {i}: {level.channels} channels do not divide into {level.heads} heads"
-                )
+        for level in self.levels:
+            _check_divides("UNet channels", (level.channels,), self.norm_groups, "norm groups")
+            _check_divides("UNet channels", (level.channels,), level.heads, "heads")
 
     @property
     def stride(self) -> int:
@@ -84,6 +84,9 @@ class VAEConfig:
     temporal: bool = True
     scale: float = 0.18215  # latents are multiplied by it before diffusion, divided before decoding
 
+    def __post_init__(self) -> None:
+        _check_divides("VAE channels", self.channels, self.norm_groups, "norm groups")
+
     @property
     def stride(self) -> int:
         """Pixels per latent, along each side."""
@@ -101,6 +104,10 @@ class CLIPConfig:
     heads: int = 16
     mlp_dim: int = 5120
     embed_dim: int = 1024
+
+    def __post_init__(self) -> None:
+        _check_divides("CLIP's width", (self.width,), self.heads, "heads")
+        _check_divides("CLIP's image size", (self.image_size,), self.patch_size, "pixels of a patch")
 
 
 @dataclass(frozen=True)

@@ -61,9 +61,8 @@ class Conv(nn.Conv2d):
     """A 2-D convolution of ``[b, f, h, w, c]``, frame by frame."""
 
     def forward(self, x: Tensor) -> Tensor:
-        b = x.shape[0]
-        y = super().forward(rearrange(x, "b f h w c -> (b f) c h w"))  # a channels_last view
-        return rearrange(y, "(b f) c h w -> b f h w c", b=b).contiguous()
+        y = super().forward(_channels_first(x.flatten(0, 1)))
+        return rearrange(y, "(b f) c h w -> b f h w c", b=x.shape[0]).contiguous()
 
 
 class TemporalConv(nn.Conv2d):
@@ -73,13 +72,20 @@ class TemporalConv(nn.Conv2d):
         super().__init__(in_channels, out_channels, kernel_size=(3, 1), padding=(1, 0))
 
     def forward(self, x: Tensor) -> Tensor:
-        h = x.shape[2]
-        y = super().forward(rearrange(x, "b f h w c -> b c f (h w)"))  # a channels_last view
-        return rearrange(y, "b c f (h w) -> b f h w c", h=h).contiguous()
+        y = super().forward(_channels_first(x.flatten(2, 3)))
+        return rearrange(y, "b c f (h w) -> b f h w c", h=x.shape[2]).contiguous()
 
 
 def upsample_nearest(x: Tensor) -> Tensor:
     """Double h and w of ``[b, f, h, w, c]`` by repetition."""
-    b = x.shape[0]
-    y = F.interpolate(rearrange(x, "b f h w c -> (b f) c h w"), scale_factor=2.0, mode="nearest")
-    return rearrange(y, "(b f) c h w -> b f h w c", b=b)
+    y = F.interpolate(_channels_first(x.flatten(0, 1)), scale_factor=2.0, mode="nearest")
+    return rearrange(y, "(b f) c h w -> b f h w c", b=x.shape[0])
+
+
+def _channels_first(x: Tensor) -> Tensor:
+    """``[n, i, j, c] -> [n, c, i, j]``, a view that torch knows as channels_last, without a copy.
+
+    Axes must be merged before this, by ``flatten``: einops merges by its own strides, and with n = 1 torch would
+    not recognise them.
+    """
+    return rearrange(x, "n i j c -> n c i j")
