@@ -27,7 +27,7 @@ def random_latents(clips: int, frames: int) -> Tensor:
     return torch.randn(clips, frames, 4, 3, 5, generator=torch.Generator().manual_seed(1))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(frames=st.integers(1, 6), chunk=st.integers(1, 7))
 def test_a_chunk_is_decoded_as_if_it_were_a_clip(frames: int, chunk: int) -> None:
     vae, latents = random_vae(), random_latents(2, frames)

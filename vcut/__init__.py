@@ -11,11 +11,36 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from vcut import audit as audit
+    from vcut import clip as clip
+    from vcut import config as config
+    from vcut import cost as cost
+    from vcut import errors as errors
+    from vcut import hub as hub
+    from vcut import images as images
+    from vcut import media as media
+    from vcut import sampling as sampling
+    from vcut import tables as tables
+    from vcut import unet as unet
+    from vcut import vae as vae
     from vcut.loading import load as load
     from vcut.pipeline import Pipeline as Pipeline
 
 _HOME = {"load": "vcut.loading", "Pipeline": "vcut.pipeline"}
-_MODULES = {"clip", "config", "errors", "hub", "images", "media", "sampling", "unet", "vae"}
+_MODULES = {
+    "audit",
+    "clip",
+    "config",
+    "cost",
+    "errors",
+    "hub",
+    "images",
+    "media",
+    "sampling",
+    "tables",
+    "unet",
+    "vae",
+}
 
 
 def __getattr__(name: str) -> Any:

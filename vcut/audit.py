@@ -19,15 +19,17 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
 from vcut.errors import ConfigError, NotFiniteError
+from vcut.text_table import Table
 from vcut.unet import Context, UNet, fold
 from vcut.unet.attention import Cached, CrossAttention, KeyValue
+from vcut.unet.model import DownLevel, UpLevel
 from vcut.unet.transformer import Block
 
 Kind = Literal["spatial", "temporal"]
@@ -94,53 +96,36 @@ class AuditReport:
             f"{len(self.rows)} cross-attentions ({spatial} spatial, {len(self.rows) - spatial} temporal)"
         ]
         if self.worst_deviation is None:
-            parts.append("all folded, no softmax left")
+            parts.append("all folded: no softmax to check")
         else:
             parts.append(f"softmax deviates from 1 by at most {self.worst_deviation:.3g}")
             if self.worst_difference is None:
                 parts.append("no linear form to compare with")
             else:
                 parts.append(f"attention from cached linear by {self.worst_difference:.2g} ({self.dtype})")
+            parts.append("the identity holds" if self.holds else "THE IDENTITY DOES NOT HOLD")
         share = self.dead_parameters / self.parameters
-        parts.append(f"{self.dead_parameters:,} of {self.parameters:,} parameters dead ({share:.1%})")
-        return "; ".join([*parts, "the identity holds" if self.holds else "THE IDENTITY DOES NOT HOLD"])
+        parts.append(f"{self.dead_parameters:,} of {self.parameters:,} parameters are dead ({share:.1%})")
+        return "; ".join(parts)
 
     def table(self) -> str:
         """Text, one line per layer, the summary below."""
-        head = (
-            "place",
-            "kind",
-            "c",
-            "heads",
-            "n",
-            "|logit|",
-            "|softmax-1|",
-            "|att-lin|",
-            "allowed",
-            "const",
-            "dead",
-        )
-        lines = [head]
-        for row in self.rows:
+
+        def cells(row: Row) -> tuple[str, ...]:
+            sizes = (row.channels, row.heads, row.tokens)
             measured = (row.largest_logit, row.deviation, row.difference, row.tolerance, row.constant)
-            lines.append(
-                (
-                    row.place,
-                    row.kind,
-                    *(str(size) for size in (row.channels, row.heads, row.tokens)),
-                    *("-" if value is None else f"{value:.2g}" for value in measured),
-                    f"{row.dead_parameters:,}",
-                )
+            return (
+                row.place,
+                *map(str, sizes),
+                *("-" if value is None else f"{value:.2g}" for value in measured),
+                f"{row.dead_parameters:,}",
             )
-        widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-        text = [
-            "  ".join(
-                cell.ljust(width) if i < 2 else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in lines
-        ]
-        return "\n".join([*text, "", self.summary()])
+
+        head = (
+            *("cross-attention", "channels", "heads", "tokens"),
+            *("|logit|", "|softmax-1|", "|att-linear|", "allowed", "constant", "dead"),
+        )
+        return str(Table("Audit", head, tuple(map(cells, self.rows)), ("", self.summary())))
 
     def to_dict(self) -> dict[str, object]:
         """As plain JSON values."""
@@ -327,7 +312,8 @@ def interleaved(unet: UNet, embedding: Tensor, height: int, width: int) -> Conte
     Args:
         unet: with ``tca='linear_cached'``; any other mode for sca.
         embedding: ``[b, 1, d]``, for guidance the unconditional clips first.
-        height: of the latents, as ``width``.
+        height: of the latents.
+        width: of the latents.
 
     Raises:
         ConfigError: another form of temporal cross-attention, or more than one token.
@@ -340,16 +326,20 @@ def interleaved(unet: UNet, embedding: Tensor, height: int, width: int) -> Conte
     blocks = []
     for pair, stride in zip(context.blocks, _strides(unet), strict=True):
         rows = context_rows(context.batch, (height // stride) * (width // stride))
-        blocks.append(pair._replace(temporal=pair.temporal[rows, 0, 0].unsqueeze(1)))  # [b, 1, n, c]
+        vector = cast("Tensor", pair.temporal)  # [b, 1, 1, c]
+        blocks.append(pair._replace(temporal=vector[rows, 0, 0].unsqueeze(1)))  # [b, 1, n, c]
     return context._replace(blocks=tuple(blocks))
 
 
 def _strides(unet: UNet) -> Iterator[int]:
     """Latents per pixel of the map, along each side, for the pairs of blocks in order of execution."""
-    last = len(unet.down) - 1
-    levels = [*enumerate(unet.down), *((last - i, up) for i, up in enumerate(unet.up))]
-    strides = [2**i for i, level in levels for layer in level.layers if layer.transformer is not None]
-    down = sum(layer.transformer is not None for level in unet.down for layer in level.layers)
-    strides.insert(down, 2**last)  # the middle
-    for stride in strides:
-        yield from [stride] * unet.config.depth
+
+    def pairs(level: DownLevel | UpLevel) -> int:
+        return unet.config.depth * sum(layer.transformer is not None for layer in level.layers)
+
+    last = len(unet.config.levels) - 1
+    for i, down in enumerate(unet.down):
+        yield from [2**i] * pairs(down)
+    yield from [2**last] * unet.config.depth  # the middle
+    for i, up in enumerate(unet.up):
+        yield from [2 ** (last - i)] * pairs(up)

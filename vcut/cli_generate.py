@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\
 examples:
-  vcut generate photo.jpg                          photo.mp4 beside it: SVD-XT, cut at step 17 of 25
+  vcut generate photo.jpg                          photo.mp4 beside it, from the model in the box
   vcut generate photo.jpg -o clip.gif --seed 7     the suffix picks the format
   vcut generate photo.jpg --clips 5 -o clips/      clips/photo-0.mp4 ... clips/photo-4.mp4
   vcut generate photos/ -o clips/                  a clip of each picture; those that exist are skipped
+  vcut generate photo.jpg --model svd-xt           the real thing, cut at step 17 of 25
   vcut generate photo.jpg --model weights.safetensors --preset baseline
 """
 
@@ -96,9 +97,9 @@ def add(commands: Any) -> None:
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model",
-        default="svd-xt",
+        default="tiny",
         metavar="NAME|PATH",
-        help=f"{', '.join(CONFIGS)}; or a .safetensors file or a diffusers folder (default: svd-xt)",
+        help=f"{', '.join(CONFIGS)}; or a .safetensors file or a diffusers folder (default: tiny)",
     )
     group.add_argument(
         "--preset",
@@ -106,6 +107,13 @@ def add(commands: Any) -> None:
         default="vcut",
         help="baseline: as published; lossless: equal output, less work; vcut: the paper's cut (default)",
     )
+    for flag, kind in (("--tca", "temporal"), ("--sca", "spatial")):
+        group.add_argument(
+            flag,
+            type=cli_values.mode,
+            metavar="true|linear_cached|false",
+            help=f"{kind} cross-attention, instead of the preset's",
+        )
     group.add_argument("--variant", choices=("fp16",), help="download half-precision weights, half as large")
 
     group = parser.add_argument_group("sampling")
@@ -127,6 +135,13 @@ def add(commands: Any) -> None:
             help=f"{part} of the steps after the cut (default: %(default)s)",
         )
     group.add_argument(
+        "--embedding",
+        type=cli_values.steps,
+        metavar="all|none|A-B",
+        help="steps whose passes receive the image embedding, the rest get zeros: the experiment of the paper's "
+        "figure 2 (default: all)",
+    )
+    group.add_argument(
         "--guidance-min",
         type=cli_values.finite,
         default=1.0,
@@ -139,6 +154,12 @@ def add(commands: Any) -> None:
         default=3.0,
         metavar="X",
         help="at the last frame (default: 3.0)",
+    )
+    group.add_argument(
+        "--guidance-shape",
+        choices=("linear", "triangle"),
+        default="linear",
+        help="triangle reaches the maximum at the middle frame and comes back (default: linear)",
     )
     group.add_argument("--frames", type=cli_values.count, metavar="N", help="default: the model's, 14 or 25")
     group.add_argument(
@@ -199,36 +220,35 @@ def generate(args: argparse.Namespace) -> None:
         say(f"skipped  {job.output} exists")
     if not jobs:
         return
-    passes = _check_all(args, jobs)
-    device = cli_values.device(args.device)
+    fps, passes = _check_all(args, jobs)
 
     import torch
 
     import vcut
     from vcut import media
-    from vcut.sampling import Branch
+    from vcut.sampling import Branch, triangle
 
-    dtype = args.dtype
-    if dtype == "auto":
-        dtype = "float32" if device == "cpu" else "float16"
     begun = time.perf_counter()
     pipe = vcut.load(
         args.model,
         preset=args.preset,
-        dtype=getattr(torch, dtype),
-        device=device,
+        tca=args.tca,
+        sca=args.sca,
+        dtype=None if args.dtype == "auto" else getattr(torch, args.dtype),
+        device=cli_values.device(args.device),
         vae_dtype=getattr(torch, args.vae_dtype),
         variant=args.variant,
     )
-    _check_size(args, pipe.config)
     loaded = time.perf_counter() - begun
-    say(f"model    {pipe.config.name}, {dtype} on {device}, loaded in {loaded:.1f} s")
+    dtype = str(pipe.unet.dtype).removeprefix("torch.")
+    say(f"model    {pipe.config.name}, {dtype} on {pipe.device}, loaded in {loaded:.1f} s")
     if pipe.note:
         say(f"note     {pipe.note}")
     say(f"preset   {args.preset}: {passes}")
     say(f"seed     {seed}")
     width, height = args.size or (None, None)
-    fps = args.fps or pipe.config.fps
+    ends = (args.guidance_min, args.guidance_max)
+    guidance = triangle(*ends) if args.guidance_shape == "triangle" else ends
     for job in jobs:
         started = time.perf_counter()
         frames = pipe.generate(
@@ -241,7 +261,8 @@ def generate(args: argparse.Namespace) -> None:
             steps=args.steps,
             cut=args.cut,
             after=Branch(args.after_context, args.after_latents),
-            guidance=(args.guidance_min, args.guidance_max),
+            embedding=args.embedding,
+            guidance=guidance,
             fps=fps,
             motion_bucket=args.motion_bucket,
             noise_aug=args.noise_aug,
@@ -273,6 +294,8 @@ def _plan_clips(args: argparse.Namespace) -> tuple[list[Job], list[Job], int]:
         for picture in pictures
         for clip in range(args.clips)
     ]
+    made = {Path(job.output) for job in jobs if Path(job.output) != job.picture}
+    jobs = [job for job in jobs if job.picture not in made]  # clips of an earlier run among the pictures
     owners: dict[str, Path] = {}
     for job in jobs:
         owner = owners.setdefault(job.output, job.picture)
@@ -315,19 +338,20 @@ def _output(args: argparse.Namespace, picture: Path, clip: int, many: bool) -> s
     return f"{folder / name}{end}"
 
 
-def _check_all(args: argparse.Namespace, jobs: list[Job]) -> Summary:
-    """Raise every fault that can be found without the model; return what the sampling will cost."""
-    from vcut import hub, images, media
+def _check_all(args: argparse.Namespace, jobs: list[Job]) -> tuple[int, Summary]:
+    """Raise every fault that can be found without the weights; return the rate and what sampling will cost."""
+    from vcut import images, media
     from vcut.sampling import Branch, plan, summarize
 
-    config = CONFIGS.get(args.model)  # of a file or a folder it is known once that is loaded
-    if config is None:
-        hub.find(args.model)
-    else:
-        _check_size(args, config)
+    config = _configuration(args)
+    width, height = args.size or (config.width, config.height)
+    images.check_size(height, width, config.stride)
     cut = PRESETS[args.preset].cut_step(args.steps) if args.cut == "preset" else args.cut
-    summary = summarize(plan(args.steps, cut, Branch(args.after_context, args.after_latents)))
-    fps = args.fps or (config or SVDConfig()).fps
+    summary = summarize(
+        plan(args.steps, cut, Branch(args.after_context, args.after_latents), args.embedding)
+    )
+    cli_values.device(args.device)
+    fps = args.fps or config.fps
     for job in jobs:
         media.check_format(job.output, fps)
         folder = Path(job.output).parent
@@ -349,14 +373,17 @@ def _check_all(args: argparse.Namespace, jobs: list[Job]) -> Summary:
         raise MediaError("\n".join([f"{len(faults)} pictures cannot be used", *faults]))
     if faults:
         raise MediaError(faults[0])
-    return summary
+    return fps, summary
 
 
-def _check_size(args: argparse.Namespace, config: SVDConfig) -> None:
-    from vcut import images
+def _configuration(args: argparse.Namespace) -> SVDConfig:
+    """The model's configuration, of a file or a folder by its headers alone."""
+    if args.model in CONFIGS:
+        return CONFIGS[args.model]
+    from vcut import hub
+    from vcut.loading import config_of
 
-    width, height = args.size or (config.width, config.height)
-    images.check_size(height, width, config.stride)
+    return config_of(hub.find(args.model), args.model, args.variant)
 
 
 def _silent(line: str) -> None:

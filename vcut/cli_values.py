@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Collection
 from typing import Literal, TypeVar
 
+from vcut.config import Mode
 from vcut.errors import ConfigError
 
 N = TypeVar("N", int, float)
@@ -53,6 +55,18 @@ def cut(text: str) -> int | Literal["preset"] | None:
     return None if text == "none" else _number(text, int, 1, "a step counted from 1, none or preset")
 
 
+def steps(text: str) -> Collection[int] | None:
+    """``all`` (None), ``none``, or steps ``A-B`` counted from 1, both included."""
+    if text == "all":
+        return None
+    if text == "none":
+        return ()
+    first, dash, last = text.partition("-")
+    if not (dash and first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+        raise argparse.ArgumentTypeError(f"expected all, none or steps such as 1-10, got {text!r}")
+    return range(int(first), int(last) + 1)
+
+
 def size(text: str) -> tuple[int, int]:
     """``1024x576``: width, then height."""
     width, x, height = text.lower().partition("x")
@@ -61,14 +75,20 @@ def size(text: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def device(name: str) -> str:
-    """The device to run on, once it is sure to be there."""
+def mode(text: str) -> Mode:
+    """The mode of a cross-attention."""
+    modes: dict[str, Mode] = {"true": True, "linear_cached": "linear_cached", "false": False}
+    if text.lower() not in modes:
+        raise argparse.ArgumentTypeError(f"expected true, linear_cached or false, got {text!r}")
+    return modes[text.lower()]
+
+
+def device(name: str) -> str | None:
+    """The device to run on, once it is sure to be there; None for ``auto``."""
+    if name == "auto":
+        return None
     import torch
 
-    if name == "auto":
-        if torch.cuda.is_available():
-            return "cuda"
-        return "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         kind = torch.device(name)
     except RuntimeError as error:

@@ -1,7 +1,7 @@
 """Pictures in: whatever shows one picture becomes a tensor [3, H, W] in [-1, 1].
 
 Every form of a picture takes the same road: first to float32 pixels [h, w, 3] in 0..1 (:func:`pixels`),
-then through one Lanczos resampling written here. So a path, a PIL image, an array and a tensor of the same
+then through torch's antialiased bicubic resize. So a path, a PIL image, an array and a tensor of the same
 picture condition the model identically, to the bit. Pillow is needed only to open files and PIL images.
 
 Decisions, as pictures differ:
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
@@ -37,7 +38,7 @@ Fit = Literal["crop", "resize", "pad"]
 Image: TypeAlias = "str | Path | PILImage | NDArray[Any] | Tensor"
 Pixels = NDArray[np.float32]  # [h, w, 3] in 0..1
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".ppm")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".ppm")
 """What a folder of pictures is searched for."""
 
 _SLACK = 1e-3  # how far float pictures may leave 0..1, for the rounding of whatever made them
@@ -66,8 +67,8 @@ def to_tensor(image: Image, height: int, width: int, fit: Fit = "crop") -> Tenso
         raise ConfigError(f"fit must be one of {', '.join(get_args(Fit))}, got {fit!r}")
     if height < 1 or width < 1:
         raise ConfigError(f"a picture cannot be {height} pixels high and {width} wide")
-    fitted = _fit(pixels(image), height, width, fit)
-    return torch.from_numpy(np.ascontiguousarray(rearrange(fitted, "h w c -> c h w")) * 2 - 1)
+    picture = rearrange(torch.from_numpy(pixels(image)), "h w c -> c h w").contiguous()
+    return (_fit(picture, height, width, fit) * 2 - 1).contiguous()
 
 
 def to_tensors(images: Image | Sequence[Image], height: int, width: int, fit: Fit = "crop") -> Tensor:
@@ -143,7 +144,7 @@ def _of_array(array: NDArray[Any], name: str) -> Pixels:
     if values.shape[2] in (2, 4):
         colour, alpha = values[:, :, :-1], values[:, :, -1:]
         values = colour * alpha + (1 - alpha)  # on white
-    return np.ascontiguousarray(np.broadcast_to(values, (*values.shape[:2], 3)))
+    return values if values.shape[2] == 3 else values.repeat(3, axis=2)
 
 
 def _unit_range(array: NDArray[Any], name: str) -> NDArray[np.float32]:
@@ -170,7 +171,7 @@ def _unit_range(array: NDArray[Any], name: str) -> NDArray[np.float32]:
 def _open(path: Path) -> NDArray[Any]:
     """Decode frame 0 of a file."""
     try:
-        from PIL import Image, UnidentifiedImageError
+        import PIL.Image  # noqa: F401
     except ImportError as error:
         raise MediaError(f"{path}: reading pictures needs Pillow: pip install 'vcut[media]'") from error
     path = path.expanduser()
@@ -178,10 +179,17 @@ def _open(path: Path) -> NDArray[Any]:
         raise MediaError(f"{path} is a folder, expected a picture")
     if not path.exists():
         raise MediaError(f"{path}: no such file")
+    with warnings.catch_warnings():
+        # about pictures that are merely big, and about damage: it either shows in the pixels or is an error
+        warnings.simplefilter("ignore")
+        return _decode_file(path)
+
+
+def _decode_file(path: Path) -> NDArray[Any]:
+    from PIL import Image, UnidentifiedImageError
+
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # big is fine, a bomb is not
-            image = Image.open(path)
+        image = Image.open(path)
     except UnidentifiedImageError as error:
         hint = "; save it as JPEG or PNG" if path.suffix.lower() in (".heic", ".heif", ".svg", ".pdf") else ""
         raise MediaError(f"{path} is not a picture that Pillow can read{hint}") from error
@@ -203,7 +211,9 @@ def _decode(image: PILImage, name: str) -> NDArray[Any]:
         image.load()
         with contextlib.suppress(Exception):  # damaged EXIF beside sound pixels: show them as they are
             image = ImageOps.exif_transpose(image)
-        if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        if image.mode == "La":  # grey multiplied by its alpha: Pillow goes from there to LA alone
+            image = image.convert("LA")
+        if image.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in image.info:
             image = image.convert("RGBA")
         elif image.mode == "1":
             image = image.convert("L")
@@ -225,54 +235,25 @@ def _reason(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def _fit(image: Pixels, height: int, width: int, fit: Fit) -> Pixels:
-    """Bring [h, w, 3] to [height, width, 3]."""
-    h, w, _ = image.shape
-    if fit == "crop":  # the largest window of the wanted aspect, in the middle; its edges may cut pixels
+def _fit(image: Tensor, height: int, width: int, fit: Fit) -> Tensor:
+    """Bring [3, h, w] to [3, height, width]."""
+    _, h, w = image.shape
+    if fit == "crop":  # to the largest window of the wanted aspect, in the middle
         scale = min(h / height, w / width)
-        window = (height * scale, width * scale)
-    else:
-        window = (h, w)
-    if fit == "pad":
-        scale = max(h / height, w / width)
-        inner = (min(height, max(1, round(h / scale))), min(width, max(1, round(w / scale))))
-    else:
-        inner = (height, width)
-    image = _resample(image, window[0], inner[0])
-    image = rearrange(image, "h w c -> w h c")
-    image = rearrange(_resample(image, window[1], inner[1]), "w h c -> h w c").clip(0, 1)
-    if inner == (height, width):
+        window_h, window_w = max(1, round(height * scale)), max(1, round(width * scale))
+        top, left = (h - window_h) // 2, (w - window_w) // 2
+        image = image[:, top : top + window_h, left : left + window_w]
+    if fit != "pad":
+        return _resize(image, height, width)
+    scale = max(h / height, w / width)
+    inner_h, inner_w = (max(1, round(side / scale)) for side in (h, w))
+    top, left = (height - inner_h) // 2, (width - inner_w) // 2
+    bars = (left, width - inner_w - left, top, height - inner_h - top)
+    return F.pad(_resize(image, inner_h, inner_w), bars)
+
+
+def _resize(image: Tensor, height: int, width: int) -> Tensor:
+    if image.shape[1:] == (height, width):
         return image
-    canvas = np.zeros((height, width, 3), np.float32)
-    top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
-    canvas[top : top + inner[0], left : left + inner[1]] = image
-    return canvas
-
-
-def _resample(image: Pixels, window: float, out: int) -> Pixels:
-    """Resample axis 0 of [n, m, 3] to ``out`` samples of its middle ``window`` (both in pixels)."""
-    n, m, _ = image.shape
-    if out == n == window:
-        return image
-    weights = _lanczos(n, (n - window) / 2, window, out)
-    rows = np.ascontiguousarray(image).reshape(n, m * 3)
-    result = np.empty((out, m * 3), np.float32)
-    for i in range(0, out, 32):  # the weights are a band: multiply by the part of the rows they touch
-        band = weights[i : i + 32]
-        used = np.flatnonzero(band.any(axis=0))
-        touched = slice(used[0], used[-1] + 1)
-        result[i : i + 32] = band[:, touched] @ rows[touched]
-    return result.reshape(out, m, 3)
-
-
-def _lanczos(n: int, start: float, window: float, out: int) -> NDArray[np.float32]:
-    """Weights [out, n] of ``n`` samples in ``out`` samples that cover ``window`` from ``start``.
-
-    Lanczos-3, widened by the reduction so that shrinking does not alias; rows sum to 1.
-    """
-    step = window / out
-    centres = start + (np.arange(out) + 0.5) * step
-    x = (np.arange(n) + 0.5 - centres[:, None]) / max(step, 1.0)
-    weights = np.where(abs(x) < 3, np.sinc(x) * np.sinc(x / 3), 0.0)
-    weights /= weights.sum(axis=1, keepdims=True)
-    return weights.astype(np.float32)
+    resized = F.interpolate(image[None], (height, width), mode="bicubic", antialias=True, align_corners=False)
+    return resized[0].clamp(0, 1)

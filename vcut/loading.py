@@ -80,9 +80,7 @@ def load(
     path = hub.find(
         model if isinstance(model, str) else Path(model), variant=variant, token=token, local_only=local_only
     )
-    if config is None:
-        hints = Hints(name=str(model) if str(model) in CONFIGS else None)
-        config = SVDConfig.from_dict(configuration(describe(path, variant), hints))
+    config = config or config_of(path, str(model), variant)
     config = dataclasses.replace(
         config, unet=dataclasses.replace(config.unet, tca=chosen.tca, sca=chosen.sca)
     )
@@ -106,6 +104,17 @@ def load(
         config=config,
         preset=chosen,
     )
+
+
+def config_of(path: Path, model: str, variant: str | None = None) -> SVDConfig:
+    """The configuration of the checkpoint at ``path``, by its headers alone; ``model`` is what the user called it.
+
+    Raises:
+        CheckpointError: it cannot be read, or is not a whole model.
+        ConfigError: it does not say what shapes cannot tell.
+    """
+    hints = Hints(name=model if model in CONFIGS else None)
+    return SVDConfig.from_dict(configuration(describe(path, variant), hints))
 
 
 def default_device() -> str:

@@ -95,13 +95,15 @@ def check_place(path: str | Path, *, overwrite: bool = False) -> None:
     """Raise now what :func:`write` would raise about this place: a missing folder, or something in the way."""
     suffix, path = _suffix(path), Path(path)
     if not path.parent.is_dir():
-        raise MediaError(f"{path}: the folder {path.parent} does not exist")
+        raise MediaError(f"{path}: there is no folder {path.parent}")
     if not os.access(path.parent, os.W_OK):
         raise MediaError(f"{path}: the folder {path.parent} is not writable")
     if not os.path.lexists(path):
         return
     if not overwrite:
-        raise OutputExistsError(f"{path} exists already; choose another name or ask to overwrite it")
+        raise OutputExistsError(
+            f"{path} exists already; choose another name or overwrite it (overwrite=True, --overwrite)"
+        )
     if suffix and path.is_dir():
         raise OutputExistsError(f"{path} is a folder and is not overwritten by a file")
     if not suffix and not (path.is_dir() and all(_is_frame(file) for file in path.iterdir())):
@@ -235,9 +237,11 @@ def _write_mp4(pictures: Bytes, target: Path, rate: Fraction, crf: int) -> None:
 
 def _write_gif(pictures: Bytes, target: Path, rate: Fraction) -> None:
     pil = _pillow(target)
-    # one palette from a sample of all frames: a palette per frame would flicker
+    # One palette from a sample of all frames: a palette per frame would flicker. Chosen to cover the colours
+    # before it is fitted to the pixels, so that a small bright light keeps its own.
     sample = rearrange(pictures[:, ::4, ::4], "f h w c -> (f h) w c")
-    palette = pil.fromarray(np.ascontiguousarray(sample)).quantize(256)
+    cover = pil.Quantize.MAXCOVERAGE
+    palette = pil.fromarray(np.ascontiguousarray(sample)).quantize(256, method=cover, kmeans=3)
     first, *rest = [pil.fromarray(picture).quantize(palette=palette) for picture in pictures]
     times = [10 * ticks for ticks in _showing_times(len(pictures), rate, 100)]
     first.save(target, save_all=True, append_images=rest, duration=times, loop=0)
@@ -280,7 +284,17 @@ def _read_video(path: Path) -> tuple[list[images.Pixels], float | None]:
                 raise MediaError(f"{path}: there is no video in it")
             stream = container.streams.video[0]
             rate = stream.average_rate
-            pictures = [images.pixels(frame.to_ndarray(format="rgb24")) for frame in container.decode(stream)]
+            # To PyAV 16 and older the matrix of a file counts only if the output's differs. RGB has none, so BT.601
+            # stands for it; it is also what PyAV assumes of a file whose matrix is unknown (2 or 3).
+            bt601 = 5
+            matrix = stream.codec_context.colorspace
+            matrix = bt601 if matrix in (2, 3) else matrix
+            pictures = [
+                images.pixels(
+                    frame.reformat(format="rgb24", src_colorspace=matrix, dst_colorspace=bt601).to_ndarray()
+                )
+                for frame in container.decode(stream)
+            ]
     except av.error.FFmpegError as error:
         raise MediaError(f"{path} cannot be read as a video: {error}") from error
     return pictures, float(rate) if rate else None

@@ -21,7 +21,7 @@ from weights_tools.errors import CheckpointError
 from weights_tools.fold import Mode, folding
 from weights_tools.layouts import Shape, entries
 from weights_tools.reader import PICKLES, Header, Reader, read_header
-from weights_tools.remap import Fault, Lazy, lazily_from_layout, plan, refuse
+from weights_tools.remap import Fault, Lazy, Plan, lazily_from_layout, plan, refuse
 from weights_tools.structure import LAYOUTS, PARTS, PUBLISHED, Layout, Part, UNetStructure
 
 Routes = tuple[tuple[str, Part, str], ...]
@@ -79,8 +79,9 @@ Fetch = Callable[[Stored], Tensor]
 class Source:
     """A checkpoint whose headers have been read.
 
-    ``parts`` has part-local names in ``layout``; ``unused`` what is known and not needed, ``unknown`` what belongs
-    to nothing, both under the names in the file. ``configs`` are the config.json of a diffusers checkpoint.
+    ``parts`` has part-local names in ``layout``, which ``routes`` leads back to the names in the file; ``unused`` is
+    what is known and not needed, ``unknown`` what belongs to nothing, both under the names in the file. ``configs``
+    are the config.json of a diffusers checkpoint.
     """
 
     path: Path
@@ -90,6 +91,7 @@ class Source:
     unknown: dict[str, Stored]
     metadata: dict[str, str]
     configs: dict[Part, dict[str, Any]]
+    routes: Routes
 
     def shapes(self, part: Part) -> dict[str, Shape]:
         """Name -> shape of one network, as stored."""
@@ -102,9 +104,23 @@ class Source:
             found = ", ".join(self.parts) or "nothing"
             raise CheckpointError(f"{self.path} has no {part}, only: {found}")
 
+    def plan(self, part: Part) -> Plan:
+        """:func:`weights_tools.remap.plan` of one network; its faults have the names in the file."""
+        found = plan(self.shapes(part), part, self.layout)
+        faults = (fault._replace(key=whole_name(self.routes, part, fault.key)) for fault in found.faults)
+        return Plan(found.structure, tuple(faults))
+
     def unknown_faults(self) -> tuple[Fault, ...]:
         """One fault for each tensor that belongs to nothing."""
         return tuple(Fault(key, None, stored.shape) for key, stored in sorted(self.unknown.items()))
+
+
+def whole_name(routes: Routes, part: Part, name: str) -> str:
+    """A tensor's name in a whole checkpoint, from its name in a network."""
+    for prefix, owner, local in routes:
+        if owner == part and name.startswith(local):
+            return prefix + name.removeprefix(local)
+    return name
 
 
 def locate(path: str | os.PathLike[str], variant: str | None = None) -> Source:
@@ -132,7 +148,7 @@ def locate(path: str | os.PathLike[str], variant: str | None = None) -> Source:
     for part, file in present.items():
         parts[part] = dict(_stored(file, read_header(file)))
     configs = {part: _json(file.parent / "config.json") for part, file in present.items()}
-    return Source(path, "diffusers", parts, {}, {}, {}, configs)
+    return Source(path, "diffusers", parts, {}, {}, {}, configs, routes=())
 
 
 def read(
@@ -175,8 +191,7 @@ def vcut_state(
     Raises:
         CheckpointError, ConfigError: as :func:`read`.
     """
-    shapes = source.shapes(part)
-    found = plan(shapes, part, source.layout)
+    found = source.plan(part)
     refuse(
         (*found.faults, *source.unknown_faults()),
         f"a complete {part} in the {source.layout} layout",
@@ -235,7 +250,7 @@ def _locate_file(path: Path) -> Source:
                 break
         else:
             (unused if layout == "sgm" and key.startswith(SGM_UNUSED) else unknown)[key] = stored
-    return Source(path, layout, parts, unused, unknown, header.metadata, {})
+    return Source(path, layout, parts, unused, unknown, header.metadata, {}, routes)
 
 
 def _recognise(path: Path, header: Header) -> tuple[Layout, Part]:

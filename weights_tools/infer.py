@@ -1,16 +1,17 @@
 """Reading a network's structure off the names and shapes of its tensors, in any layout.
 
 Two steps, neither of which looks for a particular key, so that a damaged file still shows what it was meant to be:
-the skeleton (how many levels, layers, blocks) is the one that has most of its modules in the file and fewest not; then
-every number (channels, context width) is put to the vote of all axes that should have it.
+the skeleton (how many levels, layers, blocks) is the one with most of its modules in the file and fewest missing;
+then every number (channels, context width) is put to the vote of all axes that should have it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import heapq
 import math
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -35,39 +36,41 @@ _NUMBERS: dict[Part, tuple[str, ...]] = {
 
 # Stand-ins for the numbers: odd primes, so that no sum of two and no multiple of one is another.
 _MARKS = (10007, 10009, 10037, 10039, 10061, 10067, 10069, 10079, 10091, 10093, 10099, 10103)
-_MAX_LEVELS, _MAX_LAYERS_PER_LEVEL, _MAX_DEPTH, _MAX_LAYERS = len(_MARKS) - 4, 5, 4, 64
+_MAX_LEVELS, _MAX_LAYERS_PER_LEVEL, _MAX_DEPTH, _MAX_LAYERS = 6, 4, 4, 64
 
 _FORMS: tuple[Mode, ...] = (True, "linear_cached", False)
 
 
 def infer(shapes: Mapping[str, Shape], part: Part, layout: Layout) -> Structure:
     """The structure that explains ``shapes``, the part-local names and shapes of one network, best."""
-    known = list(_known(shapes, part, layout))
+    known = _known(shapes, part, layout)
     for structure in known:  # a published checkpoint is recognised at once
         if dict(entry.stored(layout)[::2] for entry in entries(structure)) == shapes:
             return structure
 
-    def score(structure: Structure) -> int:
-        found = [landmark.stored(layout)[0] in shapes for landmark in landmarks(structure)]
-        return 2 * sum(found) - len(found)  # present minus missing
+    def present_minus_missing(names: Iterable[str]) -> int:
+        return sum(1 if name in shapes else -1 for name in names)
 
-    best = max((s for start in known for s in _sizes(start)), key=score)
+    def score(structure: Structure) -> int:
+        return present_minus_missing(landmarks(structure, layout))
+
+    likely = heapq.nlargest(4, (s for start in known for s in _sizes(start)), key=score)
+    best = max(likely, key=lambda s: present_minus_missing(e.stored(layout)[0] for e in entries(s)))
     while score(near := max(_neighbours(best, layout), key=score)) > score(best):
         best = near
     return _measure(best, shapes, part, layout)
 
 
-def _known(names: Collection[str], part: Part, layout: Layout) -> Iterator[Structure]:
+def _known(names: Collection[str], part: Part, layout: Layout) -> tuple[Structure, ...]:
     published = PUBLISHED[part]
-    yield published
     if isinstance(published, VAEStructure):
-        yield replace(published, temporal=False)
+        return published, replace(published, temporal=False)
     if isinstance(published, UNetStructure) and layout == "vcut":
-        with contextlib.suppress(
-            CheckpointError
-        ):  # a damaged one: its form will be found among the neighbours
+        # in a damaged file the form of the cross-attentions has to be found like everything else
+        with contextlib.suppress(CheckpointError):
             tca, sca = modes(names)
-            yield replace(published, tca=tca, sca=sca)
+            return (replace(published, tca=tca, sca=sca),)
+    return (published,)
 
 
 def _sizes(structure: Structure) -> Iterator[Structure]:
@@ -101,7 +104,7 @@ def _neighbours(structure: Structure, layout: Layout) -> Iterator[Structure]:
 
 
 def _resized(values: tuple[Any, ...], n: int) -> tuple[Any, ...]:
-    """``n`` values: a prefix, or the last one repeated. The last level is kept last."""
+    """``n`` values: those of the first levels and, however many levels there are, the last one's at the end."""
     return values[: n - 1] + (values[-1],) * (n - len(values[: n - 1]))
 
 

@@ -68,8 +68,11 @@ class Entry(NamedTuple):
 
     def stored(self, layout: Layout) -> tuple[str, Form, Shape]:
         """Name, form and shape in ``layout``."""
-        form = Form.SAME if layout == "vcut" else getattr(self, layout)
-        return getattr(self.name, layout), form, form.shape(self.shape)
+        if layout == "vcut":
+            return self.name.vcut, Form.SAME, self.shape
+        if layout == "sgm":
+            return self.name.sgm, self.sgm, self.sgm.shape(self.shape)
+        return self.name.diffusers, self.diffusers, self.diffusers.shape(self.shape)
 
 
 Entries = Iterator[Entry]
@@ -82,9 +85,10 @@ def entries(structure: Structure) -> tuple[Entry, ...]:
     return tuple(entry for module in _modules(structure) for entry in module)
 
 
-def landmarks(structure: Structure) -> list[Entry]:
-    """The first tensor of every module: enough to tell one structure from another, and quick."""
-    return [next(module) for module in _modules(structure)]
+@lru_cache(maxsize=256)
+def landmarks(structure: Structure, layout: Layout) -> tuple[str, ...]:
+    """The name of each module's first tensor: enough to tell one structure from another, and quick."""
+    return tuple(getattr(next(module).name, layout) for module in _modules(structure))
 
 
 def _modules(structure: Structure) -> Modules:
@@ -273,7 +277,7 @@ def _encoder(at: Name, s: VAEStructure) -> Modules:
             c = width
         if i < last:
             yield _conv(level / ("downsample", "downsample.conv", "downsamplers.0.conv"), c, c)
-    yield from _vae_middle(at, c, temporal=False)
+    yield from _vae_middle(at, c, temporal=None)
     yield _norm(at / ("norm_out", "norm_out", "conv_norm_out"), c)
     yield _conv(at / "conv_out", c, 2 * s.latent_channels)
 
@@ -286,7 +290,7 @@ def _decoder(at: Name, s: VAEStructure) -> Modules:
         level = at / (f"up.{i}", f"up.{last - i}", f"up_blocks.{i}")
         for j in range(s.layers + 1):
             resnet = level / (f"resnets.{j}", f"block.{j}", f"resnets.{j}")
-            yield from _decoder_resnet(resnet, c, width, s.temporal)
+            yield from _coder_resnet(resnet, c, width, s.temporal)
             c = width
         if i < last:
             yield _conv(level / ("upsample", "upsample.conv", "upsamplers.0.conv"), c, c)
@@ -296,25 +300,26 @@ def _decoder(at: Name, s: VAEStructure) -> Modules:
         yield _temporal_conv(at / ("conv_out_time", "conv_out.time_mix_conv", "time_conv_out"), 3, 3)
 
 
-def _vae_middle(at: Name, c: int, temporal: bool) -> Modules:
+def _vae_middle(at: Name, c: int, temporal: bool | None) -> Modules:
     mid = at / ("mid", "mid", "mid_block")
-    yield from _decoder_resnet(mid / ("resnet_1", "block_1", "resnets.0"), c, c, temporal)
+    yield from _coder_resnet(mid / ("resnet_1", "block_1", "resnets.0"), c, c, temporal)
     attention = mid / ("attention", "attn_1", "attentions.0")
     yield _norm(attention / ("norm", "norm", "group_norm"), c)
     yield _linear(attention / ("to_q", "q", "to_q"), c, c, sgm=Form.POINTWISE)
     yield _linear(attention / ("to_k", "k", "to_k"), c, c, sgm=Form.POINTWISE)
     yield _linear(attention / ("to_v", "v", "to_v"), c, c, sgm=Form.POINTWISE)
     yield _linear(attention / ("to_out", "proj_out", "to_out.0"), c, c, sgm=Form.POINTWISE)
-    yield from _decoder_resnet(mid / ("resnet_2", "block_2", "resnets.1"), c, c, temporal)
+    yield from _coder_resnet(mid / ("resnet_2", "block_2", "resnets.1"), c, c, temporal)
 
 
-def _decoder_resnet(at: Name, i: int, o: int, temporal: bool) -> Modules:
-    if not temporal:
-        yield _vae_resnet(at, i, o)
-        return
-    yield _vae_resnet(at / ("spatial", "", "spatial_res_block"), i, o)
-    yield _temporal_resnet(at, o)
-    yield _mix_factor(at / ("", "", "time_mixer"))
+def _coder_resnet(at: Name, i: int, o: int, temporal: bool | None) -> Modules:
+    """A resnet of the temporal decoder (True), the image decoder (False) or the encoder (None)."""
+    if temporal:
+        yield _vae_resnet(at / ("spatial", "", "spatial_res_block"), i, o)
+        yield _temporal_resnet(at, o)
+        yield _mix_factor(at / ("", "", "time_mixer"))
+    else:
+        yield _vae_resnet(at if temporal is None else at / ("spatial", "", ""), i, o)
 
 
 def _vae_resnet(at: Name, i: int, o: int) -> Entries:

@@ -1,4 +1,4 @@
-"""One .safetensors file: its header, its tensors on demand, and a plain sentence for whatever else the file may be."""
+"""One .safetensors file: its header, its tensors on demand, and a plain sentence for whatever else it may be."""
 
 from __future__ import annotations
 
@@ -132,19 +132,17 @@ def _not_safetensors(path: Path, size: int, start: bytes) -> str | None:
     """What the file is, if its first bytes give it away."""
     if size == 0:
         return f"{path} is empty: download it again"
+    if int.from_bytes(start, "little") <= _LARGEST_HEADER and size >= 8:
+        return None  # the length of a header: seven bytes of a text are a far greater number
     if start.startswith(b"version "):
         return (
             f"{path} is a git-lfs pointer, not the weights: run `git lfs pull`, or download the file itself"
         )
     if start.lstrip().startswith(b"<"):
         return (
-            f"{path} is a web page saved under this name, not weights: log in and accept the licence if the site asks "
-            "for it, then download the file itself"
+            f"{path} is a web page saved under this name, not weights: log in and accept the licence if the site "
+            "asks for it, then download the file itself"
         )
     if start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
-        # A header of 0x..0280 bytes starts alike, but is followed by zeros
-        if start.startswith(b"PK") or start[4:] != bytes(4):
-            return _pickle(path)
-    if size < 8 or int.from_bytes(start, "little") > _LARGEST_HEADER:
-        return f"{path} is not a .safetensors file: it starts with {start!r}"
-    return None
+        return _pickle(path)
+    return f"{path} is not a .safetensors file: it starts with {start!r}"

@@ -76,14 +76,12 @@ def plan(shapes: Mapping[str, Shape], part: Part, layout: Layout) -> Plan:
     return Plan(structure, tuple(faults))
 
 
-def refuse(faults: Sequence[Fault], what: str, file: str | os.PathLike[str] | None = None) -> None:
+def refuse(faults: Sequence[Fault | str], what: str, file: str | os.PathLike[str] | None = None) -> None:
     """Raise one :class:`CheckpointError` that lists all of ``faults``; do nothing if there are none."""
     if not faults:
         return
-    missing = sum(fault.found is None for fault in faults)
-    unknown = sum(fault.expected is None for fault in faults)
-    counts = f"{missing} missing, {unknown} unknown, {len(faults) - missing - unknown} of another shape"
-    lines = [f"{file or 'these weights'}: not {what}: {counts}", *map(str, faults[:LISTED])]
+    count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+    lines = [f"{file or 'these weights'}: not {what}: {count}", *map(str, faults[:LISTED])]
     if len(faults) > LISTED:
         lines.append(f"and {len(faults) - LISTED} more")
     raise CheckpointError("\n  ".join(lines))
@@ -134,8 +132,8 @@ def lazily_to_layout(state: Mapping[str, Tensor], layout: Layout, structure: Str
         and not (structure.tca is structure.sca is True)
     ):
         raise ConfigError(
-            f"the {layout} layout has no form for cross-attentions with tca={structure.tca!r}, sca={structure.sca!r}; "
-            "only trained ones (tca=True, sca=True) can be exported to it"
+            f"the {layout} layout has no form for cross-attentions with tca={structure.tca!r}, "
+            f"sca={structure.sca!r}; only trained ones (tca=True, sca=True) can be exported to it"
         )
     stored: dict[str, list[Entry]] = {}
     for entry in entries(structure):

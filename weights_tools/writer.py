@@ -67,7 +67,7 @@ def write(
                     f"{name}: expected {specs[name]}, found {tensor.dtype}, {list(tensor.shape)}"
                 )
             flat = tensor.cpu().contiguous().reshape(-1)
-            done += file.write(memoryview(flat.view(torch.uint8).numpy()))
+            done += file.write(flat.view(torch.uint8).numpy().data)
             if progress:
                 progress(done, total)
 

@@ -1,0 +1,281 @@
+"""Converting there and back gives the same tensors; what an output carries besides them is complete and true."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+from weights_samples import IMAGE_DECODER, TINY, random_model, sgm_file
+
+import weights_tools.writer
+from vcut.config import SVDConfig
+from weights_tools.configs import Hints, configuration, guess_name
+from weights_tools.convert import convert
+from weights_tools.describe import describe
+from weights_tools.errors import CheckpointError, ConfigError, OutputExistsError, VcutError
+from weights_tools.files import FOLDERS, read
+from weights_tools.fold import fold
+from weights_tools.structure import PARTS, Part, Structure
+from weights_tools.writer import save
+
+HINTS = Hints(head_dim=32, clip_head_dim=16)
+LAYERS = {"temporal": TINY, "image": IMAGE_DECODER}
+
+
+@pytest.fixture(params=LAYERS)
+def source(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A complete single file, with and without temporal layers in the decoder."""
+    name = {"temporal": "svd_xt", "image": "svd_xt_image_decoder"}[request.param]
+    save(tmp_path / f"{name}.safetensors", sgm_file(random_model(LAYERS[request.param])), {})
+    return tmp_path / f"{name}.safetensors"
+
+
+def structures(source: Path) -> dict[Part, Structure]:
+    return LAYERS["image" if "image" in source.name else "temporal"]
+
+
+def assert_identical(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert actual.keys() == expected.keys()
+    for key, tensor in actual.items():
+        assert tensor.dtype == expected[key].dtype, key
+        assert torch.equal(tensor, expected[key]), key
+
+
+def metadata(path: Path) -> dict[str, str]:
+    with safe_open(path, "pt") as file:
+        return dict(file.metadata())
+
+
+def test_sgm_to_sgm_keeps_every_key_even_those_vcut_does_not_use(source: Path, tmp_path: Path) -> None:
+    convert(source, tmp_path / "again.safetensors", "sgm", hints=HINTS)
+    assert_identical(load_file(tmp_path / "again.safetensors"), load_file(source))
+    assert metadata(tmp_path / "again.safetensors") == {"format": "pt"}
+
+
+def test_all_layouts_lead_back_to_the_same_tensors(source: Path, tmp_path: Path) -> None:
+    convert(source, tmp_path / "a.safetensors", "vcut", hints=HINTS)
+    convert(tmp_path / "a.safetensors", tmp_path / "b", "diffusers")
+    convert(tmp_path / "b", tmp_path / "c.safetensors", "sgm")
+    convert(tmp_path / "c.safetensors", tmp_path / "d", "diffusers", hints=HINTS)
+    convert(tmp_path / "d", tmp_path / "e.safetensors", "vcut", hints=Hints(name="svd-xt"))
+    model = random_model(structures(source))
+    for part in PARTS:
+        for name in ("a.safetensors", "b", "c.safetensors", "d", "e.safetensors"):
+            assert_identical(read(tmp_path / name, part), model[part])
+    assert_identical(load_file(tmp_path / "a.safetensors"), load_file(tmp_path / "e.safetensors"))
+    assert json.loads(metadata(tmp_path / "a.safetensors")["config"]) == json.loads(
+        metadata(tmp_path / "e.safetensors")["config"]
+    )
+
+
+def test_an_export_to_sgm_has_all_official_keys_but_the_ones_it_says_it_lacks(
+    source: Path, tmp_path: Path
+) -> None:
+    convert(source, tmp_path / "vcut.safetensors", "vcut", hints=HINTS)
+    notes = convert(tmp_path / "vcut.safetensors", tmp_path / "sgm.safetensors", "sgm")
+    official, ours = load_file(source), load_file(tmp_path / "sgm.safetensors")
+    lacking = set(official) - set(ours)
+    assert not set(ours) - set(official)
+    assert {
+        key.rsplit(".", 1)[0] if "embedders.0" in key else ".".join(key.split(".")[:5]) for key in lacking
+    } <= {
+        f"conditioner.embedders.0.open_clip.model{rest}" for rest in ("", ".token_embedding", ".ln_final")
+    } | {f"conditioner.embedders.3.encoder.{rest}" for rest in ("decoder", "post_quant_conv")}
+    assert any("left out" in note and "post_quant_conv" in note and "text tower" in note for note in notes)
+    for key in ours:
+        if key.startswith("first_stage_model.encoder."):  # what vcut has once is written twice
+            twin = key.replace("first_stage_model.", "conditioner.embedders.3.encoder.")
+            assert torch.equal(ours[key], ours[twin])
+
+
+def test_nothing_is_left_out_of_sgm_made_from_sgm_and_nothing_is_said(source: Path, tmp_path: Path) -> None:
+    notes = convert(source, tmp_path / "again.safetensors", "sgm", hints=HINTS)
+    assert not any("left out" in note for note in notes)
+
+
+def test_a_vcut_file_carries_a_configuration_that_vcut_reads(source: Path, tmp_path: Path) -> None:
+    convert(source, tmp_path / "model.safetensors", "vcut", tca=False, sca="linear_cached", hints=HINTS)
+    found = metadata(tmp_path / "model.safetensors")
+    assert found["format"] == "vcut"
+    config = SVDConfig.from_dict(json.loads(found["config"]))
+    assert (config.name, config.frames, config.height, config.width) == ("svd-xt", 25, 576, 1024)
+    assert (config.unet.tca, config.unet.sca) == (False, "linear_cached")
+    assert [(level.channels, level.heads, level.attention) for level in config.unet.levels] == [
+        (32, 1, True),
+        (64, 2, True),
+        (32, 1, False),
+    ]
+    assert config.vae.temporal == ("image" not in source.name)
+    assert (config.clip.heads, config.clip.image_size) == (4, 224)
+
+
+def test_folding_and_casting_happen_on_the_way(source: Path, tmp_path: Path) -> None:
+    convert(
+        source,
+        tmp_path / "m.safetensors",
+        "vcut",
+        tca="linear_cached",
+        sca="linear_cached",
+        dtype=torch.bfloat16,
+        hints=HINTS,
+    )
+    expected = fold(random_model()["unet"], "linear_cached", "linear_cached")
+    assert_identical(read(tmp_path / "m.safetensors", "unet"), {k: t.bfloat16() for k, t in expected.items()})
+    assert all(tensor.dtype == torch.bfloat16 for tensor in load_file(tmp_path / "m.safetensors").values())
+
+
+@pytest.mark.parametrize("to", ["sgm", "diffusers"])
+def test_a_folded_model_stays_in_vcut(source: Path, tmp_path: Path, to: str) -> None:
+    out = tmp_path / "out.safetensors"
+    with pytest.raises(ConfigError, match=f"the {to} layout has no form for cross-attentions"):
+        convert(source, out, to, sca="linear_cached", hints=HINTS)  # type: ignore[arg-type]
+    convert(source, tmp_path / "folded.safetensors", "vcut", sca="linear_cached", hints=HINTS)
+    with pytest.raises(ConfigError, match=f"the {to} layout has no form for cross-attentions"):
+        convert(tmp_path / "folded.safetensors", out, to)  # type: ignore[arg-type]
+    assert not out.exists()
+
+
+def test_diffusers_folders_say_their_heads_and_win_over_the_guess(source: Path, tmp_path: Path) -> None:
+    convert(source, tmp_path / "folder", "diffusers", hints=HINTS)
+    config = json.loads((tmp_path / "folder" / "unet" / "config.json").read_text())
+    assert config["num_attention_heads"] == [1, 2, 1]
+    config["num_attention_heads"] = [2, 4, 2]
+    config["num_frames"] = 14
+    (tmp_path / "folder" / "unet" / "config.json").write_text(json.dumps(config))
+    made = configuration(describe(tmp_path / "folder"), HINTS)
+    assert [level["heads"] for level in made["unet"]["levels"]] == [2, 4, 2]
+    assert made["frames"] == 14
+
+
+def test_heads_that_do_not_divide_the_channels_ask_for_the_head_size(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"channels \[32, 64, 32\] do not divide into heads of 64.*--head-dim"
+    ):
+        convert(source, tmp_path / "out.safetensors", "vcut")
+    with pytest.raises(ConfigError, match=r"width 64 does not divide into heads of 80.*--clip-head-dim"):
+        convert(source, tmp_path / "out.safetensors", "vcut", hints=Hints(head_dim=32))
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "frames"),
+    [
+        ("svd.safetensors", "svd", 14),
+        ("svd_image_decoder.safetensors", "svd", 14),
+        ("svd_xt.safetensors", "svd-xt", 25),
+        ("svd_xt_1_1.safetensors", "svd-xt-1-1", 25),
+        ("SVD-XT-1.1.safetensors", "svd-xt-1-1", 25),
+        ("models--stabilityai--stable-video-diffusion-img2vid-xt/snapshots/5f/x.safetensors", "svd-xt", 25),
+        ("models--stabilityai--stable-video-diffusion-img2vid/snapshots/5f/x.safetensors", "svd", 14),
+        ("svd-experiments/mine.safetensors", "mine", 25),
+    ],
+)
+def test_the_name_is_guessed_from_the_files(tmp_path: Path, path: str, name: str, frames: int) -> None:
+    file = tmp_path / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save(file, sgm_file(random_model()), {})
+    found = describe(file)
+    assert guess_name(found) == name
+    made = configuration(found, HINTS)
+    assert (made["name"], made["frames"]) == (name, frames)
+
+
+def test_a_configuration_that_contradicts_its_tensors_is_refused(source: Path, tmp_path: Path) -> None:
+    convert(source, tmp_path / "a.safetensors", "vcut", hints=HINTS)
+    config = json.loads(metadata(tmp_path / "a.safetensors")["config"])
+    config["unet"]["layers"] = 2
+    save(
+        tmp_path / "b.safetensors",
+        load_file(tmp_path / "a.safetensors"),
+        {"format": "vcut", "config": json.dumps(config)},
+    )
+    with pytest.raises(CheckpointError, match=r"its configuration says unet\.layers = 2, its tensors 1"):
+        convert(tmp_path / "b.safetensors", tmp_path / "c.safetensors", "vcut")
+
+
+def test_faults_of_all_networks_come_in_one_error(source: Path, tmp_path: Path) -> None:
+    tensors = load_file(source)
+    gone = ["model.diffusion_model.out.0.bias", "first_stage_model.decoder.norm_out.bias"]
+    gone.append("conditioner.embedders.0.open_clip.model.visual.proj")
+    for key in gone:
+        del tensors[key]
+    save(tmp_path / "bad.safetensors", {**tensors, "stray": torch.zeros(1)}, {})
+    with pytest.raises(CheckpointError, match="4 faults") as caught:
+        convert(tmp_path / "bad.safetensors", tmp_path / "out.safetensors", "vcut", hints=HINTS)
+    for name in (*gone, "stray"):
+        assert f"{name}: expected" in str(caught.value)
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_an_incomplete_model_is_not_converted(tmp_path: Path) -> None:
+    model = random_model()
+    save(tmp_path / "part.safetensors", {f"unet.{k}": t for k, t in model["unet"].items()}, {})
+    with pytest.raises(CheckpointError, match=r"part\.safetensors has no vae, only: unet"):
+        convert(tmp_path / "part.safetensors", tmp_path / "out", "diffusers")
+
+
+@pytest.mark.parametrize(("to", "out"), [("vcut", "out.safetensors"), ("diffusers", "out")])
+def test_a_notice_lies_beside_the_output(source: Path, tmp_path: Path, to: str, out: str) -> None:
+    notes = convert(source, tmp_path / out, to, hints=HINTS)  # type: ignore[arg-type]
+    notice = tmp_path / ("out.NOTICE.txt" if to == "vcut" else "out/NOTICE")
+    text = " ".join(notice.read_text().split())
+    assert (
+        "licensed under the Stability AI Community License, Copyright © Stability AI Ltd. All Rights Reserved."
+        in text
+    )
+    assert any("licence" in note for note in notes)
+
+
+def test_an_existing_output_is_kept_unless_overwritten(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.safetensors"
+    out.write_text("precious")
+    with pytest.raises(OutputExistsError, match=r"out\.safetensors exists already"):
+        convert(source, out, "vcut", hints=HINTS)
+    assert out.read_text() == "precious"
+    convert(source, out, "vcut", hints=HINTS, overwrite=True)
+    assert describe(out).faults == ()
+
+
+def test_a_file_can_be_converted_onto_itself(source: Path) -> None:
+    expected = load_file(source)
+    convert(source, source, "sgm", hints=HINTS, overwrite=True)
+    assert_identical(load_file(source), expected)
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, RuntimeError])
+def test_an_interrupted_conversion_leaves_nothing(
+    source: Path, tmp_path: Path, stop: type[BaseException]
+) -> None:
+    def interrupt(done: int, total: int) -> None:
+        if done > total // 2:
+            raise stop
+
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(stop):
+        convert(source, tmp_path / "out", "diffusers", hints=HINTS, progress=interrupt)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_too_little_room_is_said_before_writing(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = weights_tools.writer.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(weights_tools.writer.shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(VcutError, match=r"out\.safetensors needs [\d,]+ bytes, the disk has 1,000 left"):
+        convert(source, tmp_path / "out.safetensors", "vcut", hints=HINTS)
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_the_files_of_a_folder_are_where_diffusers_looks(source: Path, tmp_path: Path) -> None:
+    convert(source, tmp_path / "out", "diffusers", dtype=torch.float16, hints=HINTS)
+    for folder, stem in FOLDERS.values():
+        path = tmp_path / "out" / folder / f"{stem}.safetensors"
+        assert metadata(path) == {"format": "pt"}
+        assert all(tensor.dtype == torch.float16 for tensor in load_file(path).values())
+        assert (tmp_path / "out" / folder / "config.json").is_file()
+    for name in ("model_index", "scheduler/scheduler_config", "feature_extractor/preprocessor_config"):
+        assert json.loads((tmp_path / "out" / f"{name}.json").read_text())

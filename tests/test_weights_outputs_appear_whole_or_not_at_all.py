@@ -1,0 +1,139 @@
+"""An output takes its place when it is complete; whatever stops it leaves the place as it was and nothing behind."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from weights_tools.atomic import replacing
+from weights_tools.errors import OutputExistsError, VcutError
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_appears_when_it_is_complete(tmp_path: Path) -> None:
+    target = tmp_path / "clip.mp4"
+    with replacing(target) as temporary:
+        temporary.write_text("half")
+        assert temporary.name == "clip.mp4"
+        assert not target.exists()
+    assert target.read_text() == "half"
+    assert names(tmp_path) == ["clip.mp4"]
+
+
+def test_a_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
+    with replacing(tmp_path / "model") as temporary:
+        (temporary / "unet").mkdir(parents=True)
+        (temporary / "unet" / "config.json").write_text("{}")
+        assert not (tmp_path / "model").exists()
+    assert (tmp_path / "model" / "unet" / "config.json").read_text() == "{}"
+    assert names(tmp_path) == ["model"]
+
+
+@pytest.mark.parametrize("stop", [ValueError, KeyboardInterrupt, SystemExit, OSError])
+@pytest.mark.parametrize("existing", [True, False])
+def test_whatever_stops_it_leaves_nothing_behind(
+    tmp_path: Path, stop: type[BaseException], existing: bool
+) -> None:
+    target = tmp_path / "out.bin"
+    if existing:
+        target.write_text("old")
+
+    def write_half() -> None:
+        with replacing(target, overwrite=existing) as temporary:
+            temporary.write_text("half")
+            raise stop
+
+    with pytest.raises(stop):
+        write_half()
+    assert names(tmp_path) == (["out.bin"] if existing else [])
+    assert not existing or target.read_text() == "old"
+
+
+def test_an_existing_output_is_refused_before_any_work(tmp_path: Path) -> None:
+    target = tmp_path / "out.bin"
+    target.write_text("old")
+    with pytest.raises(OutputExistsError, match=r"out\.bin exists already"), replacing(target):
+        pytest.fail("the block ran")
+    assert target.read_text() == "old"
+
+
+def test_an_output_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
+    target = tmp_path / "out.bin"
+
+    def race() -> None:
+        with replacing(target) as temporary:
+            temporary.write_text("ours")
+            target.write_text("theirs")
+
+    with pytest.raises(OutputExistsError):
+        race()
+    assert target.read_text() == "theirs"
+
+
+@pytest.mark.parametrize("old", ["file", "folder"])
+@pytest.mark.parametrize("new", ["file", "folder"])
+def test_overwriting_replaces_files_and_folders_by_each_other(tmp_path: Path, old: str, new: str) -> None:
+    target = tmp_path / "out"
+    if old == "file":
+        target.write_text("old")
+    else:
+        target.mkdir()
+        (target / "old").write_text("old")
+    with replacing(target, overwrite=True) as temporary:
+        if new == "file":
+            temporary.write_text("new")
+        else:
+            temporary.mkdir()
+            (temporary / "new").write_text("new")
+    assert names(tmp_path) == ["out"]
+    assert target.read_text() == "new" if new == "file" else names(target) == ["new"]
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with (
+        pytest.raises(VcutError, match=r"cannot write into the folder .*nowhere"),
+        replacing(tmp_path / "nowhere" / "out.bin"),
+    ):
+        pytest.fail("the block ran")
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="permissions do not bind root")
+def test_a_folder_without_permission_is_named(tmp_path: Path) -> None:
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    with (
+        pytest.raises(VcutError, match=r"cannot write into the folder .*locked"),
+        replacing(locked / "out.bin"),
+    ):
+        pytest.fail("the block ran")
+
+
+def test_a_full_disk_is_said_in_a_sentence(tmp_path: Path) -> None:
+    def fill() -> None:
+        with replacing(tmp_path / "out.bin"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(VcutError, match=r"the disk is full: .*out\.bin was not written"):
+        fill()
+
+
+@pytest.mark.skipif(not Path("/dev/null").exists(), reason="needs a device file")
+def test_a_device_is_never_replaced() -> None:
+    with pytest.raises(VcutError, match="/dev/null is a device"), replacing("/dev/null", overwrite=True):
+        pytest.fail("the block ran")
+
+
+def test_writing_nothing_is_an_error(tmp_path: Path) -> None:
+    def nothing() -> None:
+        with replacing(tmp_path / "out.bin"):
+            pass
+
+    with pytest.raises(VcutError, match="nothing was written"):
+        nothing()
+    assert names(tmp_path) == []

@@ -1,0 +1,5 @@
+"""``python -m weights_tools``."""
+
+from weights_tools.cli import run
+
+run()

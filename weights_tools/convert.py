@@ -1,0 +1,203 @@
+"""From any layout to any layout, folding and casting on the way, one tensor in memory at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from weights_tools.atomic import replacing
+from weights_tools.configs import Hints, configuration, diffusers_files, folded_configuration
+from weights_tools.describe import describe_source
+from weights_tools.errors import ConfigError, OutputExistsError
+from weights_tools.files import (
+    FOLDERS,
+    ROUTES,
+    Fetch,
+    Source,
+    cast,
+    locate,
+    reading,
+    sketching,
+    vcut_state,
+    whole_name,
+)
+from weights_tools.fold import Mode, modes
+from weights_tools.remap import Lazy, lazily_to_layout, plan, refuse
+from weights_tools.structure import PARTS, Layout, Part
+from weights_tools.writer import Progress, Specs, write
+
+NOTICE = """\
+These model weights were converted from another form of the same weights. If those were Stability AI's, or were made
+from Stability AI's:
+
+This Stability AI Model is licensed under the Stability AI Community License, Copyright © Stability AI Ltd. All
+Rights Reserved.
+
+Stable Video Diffusion was first released under a non-commercial community licence, with a notice of its own. Which
+of the two holds is said by the agreement that came with the download: keep a copy of it with these files, pass it on
+with them, and put the notice it asks for in the place of the one above.
+"""
+REMINDER = "the weights stay under the licence they came with (Stability AI's, for the published ones)"
+
+LEFT_OUT = (
+    "left out, as only sgm files have them: the conditioning VAE's unused decoder and post_quant_conv, and six "
+    "remains of CLIP's text tower; the official loader reports them as missing and does without"
+)
+
+# Where sgm keeps a second copy of what vcut has once: the first stage's own encoder
+_SGM_COPIES = {
+    "conditioner.embedders.3.encoder.encoder.": "first_stage_model.encoder.",
+    "conditioner.embedders.3.encoder.quant_conv.": "first_stage_model.quant_conv.",
+}
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What becomes of a source's tensors, whoever fetches them: the real ones, or sketches without data."""
+
+    source: Source
+    tca: Mode | None
+    sca: Mode | None
+    dtype: torch.dtype | None
+
+    def part(self, part: Part, fetch: Fetch) -> Lazy:
+        """One network under vcut's names, folded and cast."""
+        forms = {"tca": self.tca, "sca": self.sca} if part == "unet" else {}
+        return self._cast(vcut_state(self.source, part, fetch, **forms))
+
+    def exported(self, part: Part, layout: Layout, fetch: Fetch) -> Lazy:
+        """One network under ``layout``'s names."""
+        shapes = {name: tuple(tensor.shape) for name, tensor in self.part(part, sketching).items()}
+        return lazily_to_layout(self.part(part, fetch), layout, plan(shapes, part, "vcut").structure)
+
+    def vcut_file(self, fetch: Fetch) -> Lazy:
+        """All networks under vcut's names."""
+        return Lazy(
+            {f"{part}.{name}": make for part in PARTS for name, make in self.part(part, fetch).makers.items()}
+        )
+
+    def sgm_file(self, fetch: Fetch) -> Lazy:
+        """All networks under sgm's names, and what that layout has twice.
+
+        What an sgm source has besides, and vcut does not use, is carried over.
+        """
+        makers: dict[str, Callable[[], Tensor]] = {}
+        for part in PARTS:
+            for name, make in self.exported(part, "sgm", fetch).makers.items():
+                makers[whole_name(ROUTES["sgm"], part, name)] = make
+        image_decoder = any(key.startswith("first_stage_model.post_quant_conv.") for key in makers)
+        for original, copy in _SGM_COPIES.items():
+            if image_decoder or copy == "first_stage_model.encoder.":
+                makers |= {
+                    copy + key.removeprefix(original): make
+                    for key, make in makers.items()
+                    if key.startswith(original)
+                }
+        unused = {key: partial(fetch, stored) for key, stored in self.source.unused.items()}
+        return Lazy({**makers, **self._cast(Lazy(unused)).makers})
+
+    def _cast(self, tensors: Lazy) -> Lazy:
+        def make(original: Callable[[], Tensor]) -> Tensor:
+            return cast(original(), self.dtype)
+
+        return Lazy({name: partial(make, original) for name, original in tensors.makers.items()})
+
+
+def convert(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    to: Layout,
+    *,
+    tca: Mode | None = None,
+    sca: Mode | None = None,
+    dtype: torch.dtype | None = None,
+    variant: str | None = None,
+    hints: Hints | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> tuple[str, ...]:
+    """Write the checkpoint ``source`` to ``out``: one file (vcut, sgm) or a folder (diffusers), whole or not at all.
+
+    A notice about the licence is written beside it, or into the folder.
+
+    Args:
+        source: as :func:`weights_tools.files.locate` takes it. All three networks must be there.
+        out: the new file or folder.
+        to: its layout.
+        tca: form of the temporal cross-attentions; None leaves it as stored. Only vcut has folded forms.
+        sca: form of the spatial ones.
+        dtype: cast floating-point tensors to this.
+        variant: as :func:`weights_tools.files.locate` takes it.
+        hints: what the tensors do not say.
+        overwrite: replace ``out`` if it exists.
+        progress: told the bytes written of each file.
+
+    Returns:
+        What the user should know, in sentences.
+
+    Raises:
+        OutputExistsError: ``out`` exists and ``overwrite`` is false.
+        CheckpointError: the source is damaged or not whole.
+        ConfigError: the wanted form or layout cannot be made from it.
+        VcutError: the output cannot be written.
+    """
+    out = Path(out)
+    if to != "diffusers" and out.suffix != ".safetensors":
+        raise ConfigError(f"the output {out} must end in .safetensors")
+    if os.path.lexists(out) and not overwrite:  # before the work, not after
+        raise OutputExistsError(f"{out} exists already; choose another name or ask to overwrite it")
+    found = locate(source, variant)
+    for part in PARTS:
+        found.require(part)
+    description = describe_source(found)
+    refuse(description.faults, f"a complete model in the {found.layout} layout", found.path)
+    conversion = Conversion(found, tca, sca, dtype)
+    forms = modes(conversion.part("unet", sketching))
+    config = folded_configuration(configuration(description, hints), *forms)
+    notes = [REMINDER]
+    if to == "diffusers":
+        _write_folder(conversion, out, diffusers_files(config), overwrite, progress)
+    else:
+        content = conversion.vcut_file if to == "vcut" else conversion.sgm_file
+        metadata = {"format": "vcut", "config": json.dumps(config)} if to == "vcut" else {"format": "pt"}
+        with replacing(out, overwrite) as temporary:
+            write(temporary, _specs(content(sketching)), content(reading(release=True)), metadata, progress)
+    if to == "sgm" and found.layout != "sgm":
+        notes.append(LEFT_OUT)
+    _write_notice(out, overwrite)
+    return tuple(notes)
+
+
+def _specs(sketch: Mapping[str, Tensor]) -> Specs:
+    return {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in sketch.items()}
+
+
+def _write_folder(
+    conversion: Conversion,
+    out: Path,
+    files: Mapping[str, object],
+    overwrite: bool,
+    progress: Progress | None,
+) -> None:
+    fetch = reading(release=True)
+    with replacing(out, overwrite) as folder:
+        for name, content in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        for part, (subfolder, stem) in FOLDERS.items():
+            specs = _specs(conversion.exported(part, "diffusers", sketching))
+            tensors = conversion.exported(part, "diffusers", fetch)
+            write(folder / subfolder / f"{stem}.safetensors", specs, tensors, {"format": "pt"}, progress)
+
+
+def _write_notice(out: Path, overwrite: bool) -> None:
+    notice = out / "NOTICE" if out.is_dir() else out.with_suffix(".NOTICE.txt")
+    if overwrite or not notice.exists():
+        notice.write_text(NOTICE, encoding="utf-8")
