@@ -13,7 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from vcut import cli_audit, loading
+from vcut import loading
+from vcut.cli import audit as cli_audit
 from vcut.errors import CheckpointError, VcutError
 from vcut.pipeline import Pipeline
 

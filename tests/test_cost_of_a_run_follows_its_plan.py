@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from vcut import cli_cost
+from vcut.cli import cost as cli_cost
 from vcut.config import CONFIGS, CLIPConfig, Level, SVDConfig, UNetConfig, VAEConfig
 from vcut.cost import CostReport, cost
 from vcut.errors import ConfigError

@@ -80,7 +80,9 @@ def test_the_embedding_may_be_left_out_of_some_steps(pipe: Pipeline) -> None:
     assert torch.equal(everywhere, pipe.generate(PICTURE, embedding=range(1, 4), **QUICK))
 
 
-@pytest.mark.parametrize("guidance", [(1.0, 3.0), (3.0, 1.0), (2.0, 0.5), (0.0, 0.0), triangle(1, 3), constant(1)])
+@pytest.mark.parametrize(
+    "guidance", [(1.0, 3.0), (3.0, 1.0), (2.0, 0.5), (0.0, 0.0), triangle(1, 3), constant(1)]
+)
 def test_any_guidance_works(pipe: Pipeline, guidance: Any) -> None:
     assert torch.isfinite(pipe.generate(PICTURE, guidance=guidance, cut=None, **QUICK)).all()
 

@@ -106,7 +106,10 @@ def test_diffusers_as_shipped_is_one_field_away(case: Any) -> None:
     """It runs most resnet norms at eps 1e-6; the official 1e-5 differs from it by 1e-4, so the field matters."""
     file, unet, io = case
     other = build(dataclasses.replace(FILES[file], diffusers_norm_eps=True), unet.state_dict())
-    for context, out in (("in.context", "out_diffusers_stock"), ("in.context_2tok", "out_2tok_diffusers_stock")):
+    for context, out in (
+        ("in.context", "out_diffusers_stock"),
+        ("in.context_2tok", "out_2tok_diffusers_stock"),
+    ):
         tokens = per_clip(io[context])[:, 0]
         assert relative_error(run(other, io, tokens), io[f"{out}.f64"]) < 1e-12
         assert relative_error(run(unet, io, tokens), io[f"{out}.f64"]) > 1e-6
@@ -147,10 +150,8 @@ def test_intermediate_activations_match_the_probes() -> None:
     run(unet, io, per_clip(io["in.context"])[:, 0])
     for name in places:
         out = seen[name]
-        if out.ndim == 5:
-            out = out.flatten(0, 1).movedim(-1, 1)  # the official (b f) c h w
-        else:
-            out = out.repeat_interleave(FRAMES, dim=0)  # the official code embeds once per frame
+        activation = out.ndim == 5  # else an embedding, which the official code makes once per frame
+        out = out.flatten(0, 1).movedim(-1, 1) if activation else out.repeat_interleave(FRAMES, dim=0)
         expected = io[f"probe.{name}"]
         got = torch.cat([out.mean()[None], out.std()[None], out.flatten()[:14]])
         torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-11, msg=lambda m, n=name: f"{n}: {m}")

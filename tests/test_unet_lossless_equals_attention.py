@@ -12,7 +12,10 @@ from vcut.errors import ConfigError
 from vcut.unet import Context, Level, UNet, UNetConfig, fold
 
 CONFIG = UNetConfig(
-    levels=(Level(32, 2), Level(64, 4, attention=False), Level(64, 2)), layers=1, context_dim=24, time_id_dim=16
+    levels=(Level(32, 2), Level(64, 4, attention=False), Level(64, 2)),
+    layers=1,
+    context_dim=24,
+    time_id_dim=16,
 )
 
 

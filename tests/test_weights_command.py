@@ -118,7 +118,7 @@ def test_an_interrupt_is_said_and_leaves_nothing(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("weights_tools.convert.write", interrupt)
-    assert cli.main(["convert", str(source), str(tmp_path / "o.safetensors"), "--to", "vcut", *HEADS]) == 130
+    assert cli.main(["convert", str(source), str(tmp_path / "o.safetensors"), "--to", "vcut", *HEADS]) == 2
     assert capsys.readouterr().err == "interrupted\n"
     assert [path.name for path in tmp_path.iterdir()] == ["svd_xt.safetensors"]
 

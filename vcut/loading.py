@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torch import nn
 
 from vcut import hub
 from vcut.clip import CLIPVisionEncoder
@@ -69,39 +68,31 @@ def load(
     if dtype is None:
         dtype = torch.float16 if device.type == "cuda" else torch.float32
     if str(model) == "tiny":
-        config = config or TINY
-        return Pipeline(
-            *(network.to(device) for network in _random(config, chosen, dtype, vae_dtype)),
-            config=config,
-            preset=chosen,
-            note="tiny has random weights: it shows that everything runs, its clips show nothing",
-        )
+        return _random(config or TINY, chosen, dtype, vae_dtype).to(device)
 
     path = hub.find(
         model if isinstance(model, str) else Path(model), variant=variant, token=token, local_only=local_only
     )
-    config = config or config_of(path, str(model), variant)
-    config = dataclasses.replace(
-        config, unet=dataclasses.replace(config.unet, tca=chosen.tca, sca=chosen.sca)
-    )
+    found = config or config_of(path, str(model), variant)
+    found = dataclasses.replace(found, unet=dataclasses.replace(found.unet, tca=chosen.tca, sca=chosen.sca))
 
     def network(kind: type[N], part: Part, to: torch.dtype) -> N:
-        tca, sca = (chosen.tca, chosen.sca) if part == "unet" else (None, None)
-        state = files.read(path, part, dtype=to, variant=variant, tca=tca, sca=sca)
+        modes = (chosen.tca, chosen.sca) if part == "unet" else (None, None)
+        state = files.read(path, part, dtype=to, variant=variant, tca=modes[0], sca=modes[1])
         with torch.device("meta"):
-            empty = kind(getattr(config, part))
+            empty = kind(getattr(found, part))
         try:
             empty.load_state_dict(state, strict=True, assign=True)
         except RuntimeError as error:
             detail = str(error).replace("\n\t", "\n  ")
-            raise CheckpointError(f"{path} is not of the configuration {config.name!r}: {detail}") from error
+            raise CheckpointError(f"{path} is not of the configuration {found.name!r}: {detail}") from error
         return empty.eval().requires_grad_(False).to(device)
 
     return Pipeline(
         unet=network(UNet, "unet", dtype),
         vae=network(VAE, "vae", vae_dtype),
         clip=network(CLIPVisionEncoder, "clip", dtype),
-        config=config,
+        config=found,
         preset=chosen,
     )
 
@@ -126,8 +117,8 @@ def default_device() -> str:
 
 def _random(
     config: SVDConfig, preset: Preset, dtype: torch.dtype, vae_dtype: torch.dtype, seed: int = 0
-) -> tuple[UNet, VAE, CLIPVisionEncoder]:
-    """The three networks with weights drawn from ``seed``, whatever the global generator's state."""
+) -> Pipeline:
+    """A model with weights drawn from ``seed``, whatever the global generator's state."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         unet = fold(UNet(config.unet), tca=preset.tca, sca=preset.sca).to(dtype)
@@ -135,4 +126,5 @@ def _random(
         clip = CLIPVisionEncoder(config.clip).to(dtype)
     for network in (unet, vae, clip):
         network.eval().requires_grad_(False)
-    return unet, vae, clip
+    note = "tiny has random weights: it shows that everything runs, its clips show nothing"
+    return Pipeline(unet, vae, clip, dataclasses.replace(config, unet=unet.config), preset, note)

@@ -52,6 +52,12 @@ class Pipeline:
         """Where the UNet is, and the run happens."""
         return self.unet.conv_in.weight.device
 
+    def to(self, device: torch.device | str) -> Pipeline:
+        """The same model with its networks moved to ``device``."""
+        for network in (self.unet, self.vae, self.clip):
+            network.to(device)
+        return self
+
     @torch.no_grad()
     def generate(
         self,

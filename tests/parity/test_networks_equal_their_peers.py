@@ -29,9 +29,7 @@ pytestmark = pytest.mark.parity
 @pytest.mark.parametrize("tokens", [1, 3])
 @torch.no_grad()
 def test_unet(change: dict[str, object], tokens: int) -> None:
-    config = dataclasses.replace(
-        TINY, unet=dataclasses.replace(TINY.unet, diffusers_norm_eps=True, **change)
-    )
+    config = dataclasses.replace(TINY, unet=dataclasses.replace(TINY.unet, diffusers_norm_eps=True, **change))
     ours = peers.seeded(UNet, config.unet).double()
     theirs = peers.with_weights_of(peers.unet(config), ours, "unet")
     torch.manual_seed(1)

@@ -44,7 +44,9 @@ def picture(seed: int, height: int = 64, width: int = 64) -> Image.Image:
     return coarse.resize((width, height), Image.Resampling.BICUBIC)
 
 
-def theirs_step_by_step(ours: Pipeline, image: Any, seed: int, **settings: Any) -> tuple[list[Tensor], Tensor]:
+def theirs_step_by_step(
+    ours: Pipeline, image: Any, seed: int, **settings: Any
+) -> tuple[list[Tensor], Tensor]:
     pipe = peers.pipeline(ours)
     pipe.set_progress_bar_config(disable=True)
     states: list[Tensor] = []
@@ -54,9 +56,7 @@ def theirs_step_by_step(ours: Pipeline, image: Any, seed: int, **settings: Any) 
         return tensors
 
     generator = torch.Generator().manual_seed(seed)
-    frames = pipe(
-        image, generator=generator, output_type="pt", callback_on_step_end=keep, **settings
-    ).frames
+    frames = pipe(image, generator=generator, output_type="pt", callback_on_step_end=keep, **settings).frames
     return states, frames[0]
 
 

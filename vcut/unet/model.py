@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
-import weights_tools.fold
 from einops import rearrange
 from torch import Tensor, nn
 
+import weights_tools.fold
 from vcut.config import Level, Mode, UNetConfig
 from vcut.errors import ConfigError
 from vcut.layers import Conv, FrameNorm, Modules, upsample_nearest

@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from vcut import cli_values
+from vcut.cli import values
 from vcut.config import CONFIGS, PRESETS
 from vcut.errors import ConfigError
 
@@ -34,24 +34,24 @@ def add(commands: Any) -> None:
     )
     parser.add_argument(
         "--size",
-        type=cli_values.size,
+        type=values.size,
         metavar="WxH",
         help="width x height in pixels (default: the model's, 1024x576)",
     )
-    parser.add_argument("--frames", type=cli_values.count, metavar="N", help="default: the model's, 14 or 25")
+    parser.add_argument("--frames", type=values.count, metavar="N", help="default: the model's, 14 or 25")
     parser.add_argument(
-        "--steps", type=cli_values.count, default=25, metavar="N", help="denoising steps (default: 25)"
+        "--steps", type=values.count, default=25, metavar="N", help="denoising steps (default: 25)"
     )
     parser.add_argument(
         "--cut",
-        type=cli_values.cut,
+        type=values.cut,
         default="preset",
         metavar="N|none",
         help="first step without guidance, from 1; none never cuts (default: the preset's, vcut: 17 of 25)",
     )
     parser.add_argument(
         "--decode-chunk",
-        type=cli_values.count,
+        type=values.count,
         default=14,
         metavar="N",
         help="frames decoded at a time (default: 14)",

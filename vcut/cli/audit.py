@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vcut import cli_values as values
+from vcut.cli import values
 from vcut.config import CONFIGS, PRESETS
 from vcut.errors import CheckpointError
 

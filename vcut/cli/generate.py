@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vcut import cli_values
+from vcut.cli import values
 from vcut.config import CONFIGS, PRESETS, SVDConfig
 from vcut.errors import ConfigError, MediaError
 
@@ -70,17 +70,17 @@ def add(commands: Any) -> None:
         help="of clips named after their pictures; png is a folder of frames (default: mp4)",
     )
     group.add_argument(
-        "--clips", type=cli_values.count, default=1, metavar="N", help="clips of each picture (default: 1)"
+        "--clips", type=values.count, default=1, metavar="N", help="clips of each picture (default: 1)"
     )
     group.add_argument(
         "--seed",
-        type=cli_values.seed,
+        type=values.seed,
         metavar="N",
         help="clip i of a picture is made from seed N + i (default: random, printed)",
     )
     group.add_argument(
         "--size",
-        type=cli_values.size,
+        type=values.size,
         metavar="WxH",
         help="width x height in pixels, multiples of 64 (default: the model's, 1024x576)",
     )
@@ -110,7 +110,7 @@ def add(commands: Any) -> None:
     for flag, kind in (("--tca", "temporal"), ("--sca", "spatial")):
         group.add_argument(
             flag,
-            type=cli_values.mode,
+            type=values.mode,
             metavar="true|linear_cached|false",
             help=f"{kind} cross-attention, instead of the preset's",
         )
@@ -118,11 +118,11 @@ def add(commands: Any) -> None:
 
     group = parser.add_argument_group("sampling")
     group.add_argument(
-        "--steps", type=cli_values.count, default=25, metavar="N", help="denoising steps (default: 25)"
+        "--steps", type=values.count, default=25, metavar="N", help="denoising steps (default: 25)"
     )
     group.add_argument(
         "--cut",
-        type=cli_values.cut,
+        type=values.cut,
         default="preset",
         metavar="N|none",
         help="first step without guidance, from 1; none never cuts (default: the preset's, vcut: 17 of 25)",
@@ -136,21 +136,21 @@ def add(commands: Any) -> None:
         )
     group.add_argument(
         "--embedding",
-        type=cli_values.steps,
+        type=values.steps,
         metavar="all|none|A-B",
         help="steps whose passes receive the image embedding, the rest get zeros: the experiment of the paper's "
         "figure 2 (default: all)",
     )
     group.add_argument(
         "--guidance-min",
-        type=cli_values.finite,
+        type=values.finite,
         default=1.0,
         metavar="X",
         help="at the first frame (default: 1.0)",
     )
     group.add_argument(
         "--guidance-max",
-        type=cli_values.finite,
+        type=values.finite,
         default=3.0,
         metavar="X",
         help="at the last frame (default: 3.0)",
@@ -161,22 +161,22 @@ def add(commands: Any) -> None:
         default="linear",
         help="triangle reaches the maximum at the middle frame and comes back (default: linear)",
     )
-    group.add_argument("--frames", type=cli_values.count, metavar="N", help="default: the model's, 14 or 25")
+    group.add_argument("--frames", type=values.count, metavar="N", help="default: the model's, 14 or 25")
     group.add_argument(
         "--fps",
-        type=cli_values.count,
+        type=values.count,
         metavar="N",
         help="frames per second, of the file and told to the model (default: 7)",
     )
     group.add_argument(
         "--motion-bucket",
-        type=cli_values.whole,
+        type=values.whole,
         metavar="N",
         help="amount of motion, more is more (default: 127, of about 1 to 255)",
     )
     group.add_argument(
         "--noise-aug",
-        type=cli_values.strength,
+        type=values.strength,
         default=0.02,
         metavar="X",
         help="noise on the picture: more frees the motion from it (default: 0.02)",
@@ -200,7 +200,7 @@ def add(commands: Any) -> None:
     )
     group.add_argument(
         "--decode-chunk",
-        type=cli_values.count,
+        type=values.count,
         default=14,
         metavar="N",
         help="frames decoded at a time; fewer need less memory, and change the frames a little (default: 14)",
@@ -235,7 +235,7 @@ def generate(args: argparse.Namespace) -> None:
         tca=args.tca,
         sca=args.sca,
         dtype=None if args.dtype == "auto" else getattr(torch, args.dtype),
-        device=cli_values.device(args.device),
+        device=values.device(args.device),
         vae_dtype=getattr(torch, args.vae_dtype),
         variant=args.variant,
     )
@@ -347,10 +347,8 @@ def _check_all(args: argparse.Namespace, jobs: list[Job]) -> tuple[int, Summary]
     width, height = args.size or (config.width, config.height)
     images.check_size(height, width, config.stride)
     cut = PRESETS[args.preset].cut_step(args.steps) if args.cut == "preset" else args.cut
-    summary = summarize(
-        plan(args.steps, cut, Branch(args.after_context, args.after_latents), args.embedding)
-    )
-    cli_values.device(args.device)
+    summary = summarize(plan(args.steps, cut, Branch(args.after_context, args.after_latents), args.embedding))
+    values.device(args.device)
     fps = args.fps or config.fps
     for job in jobs:
         media.check_format(job.output, fps)

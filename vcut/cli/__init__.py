@@ -16,7 +16,8 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import NoReturn
 
-from vcut import __version__, cli_generate
+from vcut import __version__
+from vcut.cli import audit, cost, generate
 from vcut.errors import ConfigError, VcutError
 
 FAILED = 2
@@ -73,7 +74,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"vcut {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    cli_generate.add(commands)
+    for command in (generate, audit, cost):
+        command.add(commands)
     return parser
 
 
