@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
+import torch
+
 sys.path.insert(0, str(Path(__file__).parent))
+
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):  # tests side by side share the cores
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))

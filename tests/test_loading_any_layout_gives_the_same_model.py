@@ -8,16 +8,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from micro import MICRO, micro
 
 import vcut
-from vcut.config import PRESETS, SVD, SVD_XT, SVD_XT_1_1, TINY, SVDConfig
+from vcut.config import PRESETS, SVD, SVD_XT, SVD_XT_1_1, SVDConfig
 from vcut.errors import CheckpointError, ConfigError
 from vcut.pipeline import Pipeline
 from weights_tools.cli import main as weights
 from weights_tools.writer import save
 
 PICTURE = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
-CONFIG = dataclasses.replace(TINY, name="mine", fps=9, frames=3)
+CONFIG = dataclasses.replace(MICRO, name="mine", fps=9)
 
 
 def write(pipe: Pipeline, path: Path) -> None:
@@ -33,14 +34,14 @@ def write(pipe: Pipeline, path: Path) -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``mine.safetensors`` (vcut), ``sgm.safetensors`` and ``diffusers/``, the same weights in each."""
     folder = tmp_path_factory.mktemp("checkpoints")
-    write(vcut.load("tiny", preset="baseline", config=CONFIG), folder / "mine.safetensors")
+    write(dataclasses.replace(micro("baseline"), config=CONFIG), folder / "mine.safetensors")
     for layout, name in (("sgm", "sgm.safetensors"), ("diffusers", "diffusers")):
         assert weights(["convert", str(folder / "mine.safetensors"), str(folder / name), "--to", layout]) == 0
     return folder
 
 
 def clip(pipe: Pipeline) -> torch.Tensor:
-    return pipe.generate(PICTURE, steps=3, frames=3, height=64, width=64, fps=7, seed=4)
+    return pipe.generate(PICTURE, steps=3, height=32, width=32, fps=7, seed=4)
 
 
 def same(pipe: Pipeline, expected: Pipeline) -> None:
@@ -57,8 +58,8 @@ def same(pipe: Pipeline, expected: Pipeline) -> None:
 @pytest.mark.parametrize("form", ["mine.safetensors", "diffusers", "sgm.safetensors"])
 def test_every_layout_and_preset(folder: Path, form: str, preset: str) -> None:
     """An sgm file of another size than the published says neither its heads nor its frames."""
-    config = TINY if form == "sgm.safetensors" else None
-    same(vcut.load(folder / form, preset=preset, config=config), vcut.load("tiny", preset=preset))
+    config = MICRO if form == "sgm.safetensors" else None
+    same(vcut.load(folder / form, preset=preset, config=config), micro(preset))
 
 
 def test_a_vcut_file_carries_its_configuration(folder: Path) -> None:
@@ -70,7 +71,7 @@ def test_a_vcut_file_carries_its_configuration(folder: Path) -> None:
 def test_a_folded_file_cannot_be_unfolded(folder: Path) -> None:
     folded = folder / "folded.safetensors"
     write(vcut.load(folder / "mine.safetensors", preset="lossless"), folded)
-    same(vcut.load(folded, preset="vcut"), vcut.load("tiny", preset="vcut"))
+    same(vcut.load(folded, preset="vcut"), micro())
     with pytest.raises(ConfigError, match=r"tca='linear_cached' cannot become tca=True"):
         vcut.load(folded, preset="baseline")
 

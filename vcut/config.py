@@ -165,9 +165,7 @@ TINY = SVDConfig(
         levels=(Level(32, 2), Level(64, 4), Level(64, 4)), layers=1, context_dim=64, time_id_dim=32
     ),
     vae=VAEConfig(channels=(32, 32, 64, 64), layers=2),  # diffusers' decoder has no form for one layer
-    clip=CLIPConfig(
-        image_size=224, patch_size=32, width=64, layers=2, heads=4, mlp_dim=256, embed_dim=64
-    ),
+    clip=CLIPConfig(image_size=224, patch_size=32, width=64, layers=2, heads=4, mlp_dim=256, embed_dim=64),
     frames=8,
     height=64,
     width=64,

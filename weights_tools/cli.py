@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return FAILED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return 130
+        return FAILED
     except (VcutError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED

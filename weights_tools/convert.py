@@ -29,8 +29,8 @@ from weights_tools.files import (
     whole_name,
 )
 from weights_tools.fold import Mode, modes
-from weights_tools.remap import Lazy, lazily_to_layout, plan, refuse
-from weights_tools.structure import PARTS, Layout, Part
+from weights_tools.remap import Lazy, lazily_to_layout, refuse
+from weights_tools.structure import PARTS, Layout, Part, Structure, reformed
 from weights_tools.writer import Progress, Specs, write
 
 NOTICE = """\
@@ -63,19 +63,17 @@ class Conversion:
     """What becomes of a source's tensors, whoever fetches them: the real ones, or sketches without data."""
 
     source: Source
-    tca: Mode | None
-    sca: Mode | None
+    have: Mapping[Part, Structure]
+    want: Mapping[Part, Structure]
     dtype: torch.dtype | None
 
     def part(self, part: Part, fetch: Fetch) -> Lazy:
         """One network under vcut's names, folded and cast."""
-        forms = {"tca": self.tca, "sca": self.sca} if part == "unet" else {}
-        return self._cast(vcut_state(self.source, part, fetch, **forms))
+        return self._cast(vcut_state(self.source, part, self.have[part], self.want[part], fetch))
 
     def exported(self, part: Part, layout: Layout, fetch: Fetch) -> Lazy:
         """One network under ``layout``'s names."""
-        shapes = {name: tuple(tensor.shape) for name, tensor in self.part(part, sketching).items()}
-        return lazily_to_layout(self.part(part, fetch), layout, plan(shapes, part, "vcut").structure)
+        return lazily_to_layout(self.part(part, fetch), layout, self.want[part])
 
     def vcut_file(self, fetch: Fetch) -> Lazy:
         """All networks under vcut's names."""
@@ -158,7 +156,9 @@ def convert(
         found.require(part)
     description = describe_source(found)
     refuse(description.faults, f"a complete model in the {found.layout} layout", found.path)
-    conversion = Conversion(found, tca, sca, dtype)
+    have = {part: described.structure for part, described in description.parts.items()}
+    want = {part: reformed(structure, tca, sca) for part, structure in have.items()}
+    conversion = Conversion(found, have, want, dtype)
     forms = modes(conversion.part("unet", sketching))
     config = folded_configuration(configuration(description, hints), *forms)
     notes = [REMINDER]

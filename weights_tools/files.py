@@ -22,7 +22,16 @@ from weights_tools.fold import Mode, folding
 from weights_tools.layouts import Shape, entries
 from weights_tools.reader import PICKLES, Header, Reader, read_header
 from weights_tools.remap import Fault, Lazy, Plan, lazily_from_layout, plan, refuse
-from weights_tools.structure import LAYOUTS, PARTS, PUBLISHED, Layout, Part, UNetStructure
+from weights_tools.structure import (
+    LAYOUTS,
+    PARTS,
+    PUBLISHED,
+    Layout,
+    Part,
+    Structure,
+    UNetStructure,
+    reformed,
+)
 
 Routes = tuple[tuple[str, Part, str], ...]
 """Prefix in a whole checkpoint, the network it belongs to, prefix within the network."""
@@ -110,6 +119,16 @@ class Source:
         faults = (fault._replace(key=whole_name(self.routes, part, fault.key)) for fault in found.faults)
         return Plan(found.structure, tuple(faults))
 
+    def structure(self, part: Part) -> Structure:
+        """The structure of one network; :class:`CheckpointError` unless it is complete and nothing is left over."""
+        found = self.plan(part)
+        refuse(
+            (*found.faults, *self.unknown_faults()),
+            f"a complete {part} in the {self.layout} layout",
+            self.path,
+        )
+        return found.structure
+
     def unknown_faults(self) -> tuple[Fault, ...]:
         """One fault for each tensor that belongs to nothing."""
         return tuple(Fault(key, None, stored.shape) for key, stored in sorted(self.unknown.items()))
@@ -179,31 +198,19 @@ def read(
         ConfigError: the wanted form cannot be made from the stored one.
     """
     source = locate(path, variant)
-    state = vcut_state(source, part, reading(release=dtype is not None), tca=tca, sca=sca)
+    have = source.structure(part)
+    state = vcut_state(source, part, have, reformed(have, tca, sca), reading(release=dtype is not None))
     return {name: cast(state[name], dtype) for name in state}
 
 
-def vcut_state(
-    source: Source, part: Part, fetch: Fetch, *, tca: Mode | None = None, sca: Mode | None = None
-) -> Lazy:
-    """One network of ``source`` under vcut's names, folded; ``fetch`` makes each tensor when it is asked for.
+def vcut_state(source: Source, part: Part, have: Structure, want: Structure, fetch: Fetch) -> Lazy:
+    """One network of ``source``, of the structure ``have``, under vcut's names, folded to the forms of ``want``.
 
-    Raises:
-        CheckpointError, ConfigError: as :func:`read`.
+    ``fetch`` makes each tensor when it is asked for.
     """
-    found = source.plan(part)
-    refuse(
-        (*found.faults, *source.unknown_faults()),
-        f"a complete {part} in the {source.layout} layout",
-        source.path,
-    )
     stored = Lazy({name: partial(fetch, where) for name, where in source.parts[part].items()})
-    state = lazily_from_layout(stored, source.layout, found.structure)
-    if not isinstance(found.structure, UNetStructure):
-        return state
-    tca = found.structure.tca if tca is None else tca
-    sca = found.structure.sca if sca is None else sca
-    return Lazy(folding(state, tca, sca))
+    state = lazily_from_layout(stored, source.layout, have)
+    return Lazy(folding(state, want.tca, want.sca)) if isinstance(want, UNetStructure) else state
 
 
 def reading(*, release: bool) -> Fetch:

@@ -85,7 +85,7 @@ def entries(structure: Structure) -> tuple[Entry, ...]:
     return tuple(entry for module in _modules(structure) for entry in module)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=512)
 def landmarks(structure: Structure, layout: Layout) -> tuple[str, ...]:
     """The name of each module's first tensor: enough to tell one structure from another, and quick."""
     return tuple(getattr(next(module).name, layout) for module in _modules(structure))

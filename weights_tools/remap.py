@@ -141,7 +141,7 @@ def lazily_to_layout(state: Mapping[str, Tensor], layout: Layout, structure: Str
 
     def make(sources: list[Entry]) -> Tensor:
         tensors = [_pack(state[entry.name.vcut], entry.stored(layout)[1]) for entry in sources]
-        return tensors[0] if len(tensors) == 1 else torch.cat(tensors)  # the three thirds come in order
+        return tensors[0] if len(tensors) == 1 else _joined(tensors)  # the three thirds come in order
 
     return Lazy({key: partial(make, sources) for key, sources in stored.items()})
 
@@ -150,6 +150,12 @@ def _checked(state: Mapping[str, Tensor], part: Part, layout: Layout) -> Structu
     found = plan({key: tuple(tensor.shape) for key, tensor in state.items()}, part, layout)
     refuse(found.faults, f"a complete {part} in the {layout} layout")
     return found.structure
+
+
+def _joined(thirds: list[Tensor]) -> Tensor:
+    if thirds[0].is_meta:  # torch.cat on the meta device would import torch's compiler: seconds
+        return thirds[0].new_empty((3 * len(thirds[0]), *thirds[0].shape[1:]))
+    return torch.cat(thirds)
 
 
 def _unpack(stored: Tensor, form: Form) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from weights_tools.fold import Mode
@@ -61,3 +61,11 @@ Structure = UNetStructure | VAEStructure | CLIPStructure
 
 PUBLISHED: dict[Part, Structure] = {"unet": UNetStructure(), "vae": VAEStructure(), "clip": CLIPStructure()}
 """What every published checkpoint has, but for the image decoders."""
+
+
+def reformed(structure: Structure, tca: Mode | None, sca: Mode | None) -> Structure:
+    """The same UNet with other forms of its cross-attentions; None leaves one, and other networks are left alone."""
+    if not isinstance(structure, UNetStructure):
+        return structure
+    tca, sca = structure.tca if tca is None else tca, structure.sca if sca is None else sca
+    return replace(structure, tca=tca, sca=sca)

@@ -16,7 +16,9 @@ def sinusoid(values: Tensor, dim: int) -> Tensor:
     """
     half = dim // 2
     steps = torch.arange(half, dtype=torch.float32, device=values.device)
-    frequencies = torch.exp(-math.log(10000.0) * steps / half)  # in this order, it rounds as the official code
+    frequencies = torch.exp(
+        -math.log(10000.0) * steps / half
+    )  # in this order, it rounds as the official code
     angles = values.float().unsqueeze(-1) * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
