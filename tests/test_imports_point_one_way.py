@@ -55,9 +55,11 @@ def test_importing_vcut_loads_nothing() -> None:
 def test_importing_prints_nothing_and_touches_no_setting() -> None:
     assert (
         run(
-            "import torch; a = torch.get_float32_matmul_precision(), torch.is_grad_enabled(), torch.get_num_threads();"
+            "import torch;"
+            "state = lambda: [torch.get_float32_matmul_precision(), torch.is_grad_enabled(), torch.get_num_threads()];"
+            "before = state();"
             "import vcut.unet, vcut.vae, vcut.clip, vcut.sampling, weights_tools;"
-            "print(a == (torch.get_float32_matmul_precision(), torch.is_grad_enabled(), torch.get_num_threads()))"
+            "print(before == state())"
         )
         == "True"
     )
