@@ -56,7 +56,8 @@ def test_importing_prints_nothing_and_touches_no_setting() -> None:
     assert (
         run(
             "import torch;"
-            "state = lambda: [torch.get_float32_matmul_precision(), torch.is_grad_enabled(), torch.get_num_threads()];"
+            "settings = (torch.get_float32_matmul_precision, torch.is_grad_enabled, torch.get_num_threads);"
+            "state = lambda: [setting() for setting in settings];"
             "before = state();"
             "import vcut.unet, vcut.vae, vcut.clip, vcut.sampling, weights_tools;"
             "print(before == state())"
