@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from micro import micro
@@ -58,6 +59,18 @@ def test_the_preset_decides_where_guidance_stops(pipe: Pipeline, baseline: Pipel
     assert [r.step.guided for r in records(pipe, cut=2)] == [True, False, False]
     assert [r.step.guided for r in records(pipe, cut=None)] == [True, True, True]
     assert [r.step.guided for r in records(pipe, cut=1)] == [False, False, False]
+
+
+def test_the_paper_cuts_after_sixteen_twenty_fifths_of_the_steps() -> None:
+    cuts = {steps: PRESETS["vcut"].cut_step(steps) for steps in (1, 10, 20, 25, 30, 50)}
+    assert cuts == {1: 2, 10: 7, 20: 14, 25: 17, 30: 20, 50: 33}
+    assert {PRESETS[name].cut_step(25) for name in ("baseline", "lossless")} == {26}
+
+
+def test_numpy_numbers_are_numbers(pipe: Pipeline) -> None:
+    settings = dict(steps=np.int64(2), frames=np.int64(3), seed=np.int64(5), fps=np.int32(6), cut=np.int64(2))
+    plain = {key: int(value) for key, value in settings.items()}
+    assert torch.equal(pipe.generate(PICTURE, **settings), pipe.generate(PICTURE, **plain))
 
 
 def test_after_the_cut_each_choice_gives_another_clip(pipe: Pipeline) -> None:
@@ -155,6 +168,13 @@ def test_half_precision_stays_near_and_the_vae_stays_in_float32(dtype: torch.dty
         (dict(motion_bucket=-1), "motion_bucket must be"),
         (dict(noise_aug=float("nan")), "noise_aug must be"),
         (dict(noise_aug=-0.1), "noise_aug must be"),
+        (dict(guidance=2.0), "guidance must be"),
+        (dict(guidance=(1, 2, 3)), "guidance must be"),
+        (dict(seed=2**70), "below 2"),
+        (dict(seed=[1.5]), "a seed must be a whole number"),
+        (dict(height=64.0), "height must be a whole number"),
+        (dict(motion_bucket="127"), "motion_bucket must be a whole number"),
+        (dict(noise=[1]), "noise must be"),
         (dict(height=50), "height 50 is not a multiple of 16"),
         (dict(width=100), "width 100 is not a multiple of 16"),
         (dict(fit="stretch"), "fit must be one of"),

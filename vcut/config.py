@@ -27,6 +27,16 @@ def _check_divides(what: str, sizes: tuple[int, ...], divisor: int, into: str) -
             raise ConfigError(f"{what} {size} do not divide into {divisor} {into}")
 
 
+def _check_positive(config: object, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        kind = float if name == "scale" else int
+        if not isinstance(value, (kind, int)) or isinstance(value, bool) or value <= 0:
+            raise ConfigError(
+                f"{type(config).__name__}.{name} must be a positive {kind.__name__}, got {value!r}"
+            )
+
+
 @dataclass(frozen=True)
 class Level:
     """One resolution of the UNet. ``heads`` counts attention heads; the last level's serve the middle too."""
@@ -61,8 +71,10 @@ class UNetConfig:
     def __post_init__(self) -> None:
         check_mode("tca", self.tca)
         check_mode("sca", self.sca)
-        if not self.levels:
-            raise ConfigError("the UNet needs at least one level")
+        if not self.levels or not all(isinstance(level, Level) for level in self.levels):
+            raise ConfigError(f"levels must be at least one vcut.config.Level, got {self.levels!r}")
+        _check_positive(self, "in_channels", "out_channels", "layers", "depth", "context_dim", "time_ids")
+        _check_divides("the width of a time id's sinusoid", (self.time_id_dim,), 2, "cosines and sines")
         for level in self.levels:
             _check_divides("UNet channels", (level.channels,), self.norm_groups, "norm groups")
             _check_divides("UNet channels", (level.channels,), level.heads, "heads")
@@ -85,6 +97,7 @@ class VAEConfig:
     scale: float = 0.18215  # latents are multiplied by it before diffusion, divided before decoding
 
     def __post_init__(self) -> None:
+        _check_positive(self, "layers", "latent_channels", "scale")
         _check_divides("VAE channels", self.channels, self.norm_groups, "norm groups")
 
     @property
@@ -106,6 +119,7 @@ class CLIPConfig:
     embed_dim: int = 1024
 
     def __post_init__(self) -> None:
+        _check_positive(self, "layers", "mlp_dim", "embed_dim")
         _check_divides("CLIP's width", (self.width,), self.heads, "heads")
         _check_divides("CLIP's image size", (self.image_size,), self.patch_size, "pixels of a patch")
 
@@ -125,6 +139,7 @@ class SVDConfig:
     motion_bucket: int = 127
 
     def __post_init__(self) -> None:
+        _check_positive(self, "frames", "height", "width", "fps")
         if self.unet.context_dim != self.clip.embed_dim:
             raise ConfigError(
                 f"the UNet's context_dim {self.unet.context_dim} is not "

@@ -64,7 +64,10 @@ def load(
     chosen = dataclasses.replace(
         chosen, tca=chosen.tca if tca is None else tca, sca=chosen.sca if sca is None else sca
     )
-    device = torch.device(default_device() if device is None else device)
+    try:
+        device = torch.device(default_device() if device is None else device)
+    except RuntimeError as error:
+        raise ConfigError(f"there is no device {device!r}; use 'cpu', 'cuda', 'cuda:1' or 'mps'") from error
     if dtype is None:
         dtype = torch.float16 if device.type == "cuda" else torch.float32
     if str(model) == "tiny":

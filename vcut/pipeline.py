@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -53,7 +55,7 @@ class Pipeline:
         return self.unet.conv_in.weight.device
 
     def to(self, device: torch.device | str) -> Pipeline:
-        """The same model with its networks moved to ``device``."""
+        """Move the networks to ``device``, in place, and return this model."""
         for network in (self.unet, self.vae, self.clip):
             network.to(device)
         return self
@@ -88,10 +90,11 @@ class Pipeline:
         """Turn one image into a clip, or k images into k * m clips.
 
         Args:
-            images: one picture of any kind (path, PIL, ndarray, tensor; see :mod:`vcut.images`), or a list.
+            images: one picture of any kind (path, PIL, ndarray, tensor; see :mod:`vcut.images`), or a list or
+                stack of them.
             clips: m clips of every image, in the order image 0 clip 0, image 0 clip 1, ...
-            seed: one number, clip i then has ``seed + i``; or one seed for each clip. A clip depends on its own
-                image, seed and settings alone, never on the others of its batch.
+            seed: one number, clip j of every image then has ``seed + j``; or one seed for each of the k * m clips.
+                A clip depends on its own image, seed and settings alone, never on the others of its batch.
             frames: number of frames, by default what the model was made for.
             height: of the frames in pixels, with ``width`` multiples of the model's stride (64 when published).
             width: of the frames in pixels.
@@ -117,8 +120,8 @@ class Pipeline:
             progress: show a bar.
 
         Returns:
-            ``[frames, 3, H, W]`` float32 in 0..1 for one image; ``[k * m, frames, 3, H, W]`` for a list, or when
-            ``clips`` is given.
+            ``[frames, 3, H, W]`` float32 in 0..1 for one image; ``[k * m, frames, 3, H, W]`` for a list or a stack of
+            several, or when ``clips`` is given.
 
         Raises:
             ConfigError: a setting out of range, before any work.
@@ -127,33 +130,35 @@ class Pipeline:
         """
         config = self.config
         frames = config.frames if frames is None else frames
-        height = config.height if height is None else height
-        width = config.width if width is None else width
+        height = check_count("height", config.height if height is None else height)
+        width = check_count("width", config.width if width is None else width)
         fps = config.fps if fps is None else fps
         motion_bucket = config.motion_bucket if motion_bucket is None else motion_bucket
         pictures.check_size(height, width, config.stride)
         check_settings(frames=frames, fps=fps, motion_bucket=motion_bucket, noise_aug=noise_aug)
         if decode_chunk is not None:
-            _count("decode_chunk", decode_chunk)
+            check_count("decode_chunk", decode_chunk)
         levels = karras_sigmas(steps) if sigmas is None else check_sigmas(sigmas)
         steps = len(levels) - 1
         cut = self.preset.cut_step(steps) if cut == "preset" else cut
         run = plan(steps, cut, after, embedding)
-        scale = guidance if callable(guidance) else linear(*guidance)
+        scale = guidance if callable(guidance) else linear(*_pair(guidance))
         frame_scales(scale, frames)
 
-        batch = isinstance(images, (list, tuple))
         pixels = pictures.to_tensors(images, height, width, fit)
-        pixels = pixels.repeat_interleave(_count("clips", 1 if clips is None else clips), dim=0)
-        generators = _generators(seed, len(pixels))
+        batch = isinstance(images, (list, tuple)) or len(pixels) > 1 or clips is not None
+        each = 1 if clips is None else check_count("clips", clips)
+        generators = _generators(seed, images=len(pixels), clips=each)
+        pixels = pixels.repeat_interleave(each, dim=0)
         # the order in which diffusers draws them, so that a seed means the same clip there and here
         image_noise = torch.stack([torch.randn(pixels.shape[1:], generator=g) for g in generators])
         shape = (frames, config.vae.latent_channels, height // config.vae.stride, width // config.vae.stride)
         drawn = torch.stack([torch.randn(shape, generator=g) for g in generators])
         if noise is None:
             noise = drawn
-        elif noise.shape != drawn.shape:
-            raise ConfigError(f"noise must be {list(drawn.shape)}, got {list(noise.shape)}")
+        elif not isinstance(noise, Tensor) or noise.shape != drawn.shape:
+            got = list(noise.shape) if isinstance(noise, Tensor) else type(noise).__name__
+            raise ConfigError(f"noise must be {list(drawn.shape)}, got {got}")
 
         conditioning = self.condition(
             pixels.to(self.device),
@@ -174,7 +179,7 @@ class Pipeline:
             progress=progress,
         )
         result = self.decode(latents, decode_chunk)
-        return result if batch or clips is not None else result[0]
+        return result if batch else result[0]
 
     def condition(
         self, pixels: Tensor, image_noise: Tensor, *, fps: int, motion_bucket: int, noise_aug: float
@@ -203,23 +208,44 @@ class Pipeline:
 
 def check_settings(*, frames: int, fps: int, motion_bucket: int, noise_aug: float) -> None:
     """Raise :class:`ConfigError` for a setting that no model can use."""
-    _count("frames", frames)
-    _count("fps", fps)
-    if not motion_bucket >= 0:
-        raise ConfigError(f"motion_bucket must be at least 0, got {motion_bucket}")
-    if not 0 <= noise_aug < float("inf"):
-        raise ConfigError(f"noise_aug must be at least 0, got {noise_aug}")
+    check_count("frames", frames)
+    check_count("fps", fps)
+    check_count("motion_bucket", motion_bucket, least=0)
+    if not isinstance(noise_aug, (int, float)) or not 0 <= noise_aug < math.inf:
+        raise ConfigError(f"noise_aug must be a number of at least 0, got {noise_aug!r}")
 
 
-def _count(what: str, value: int) -> int:
-    if not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{what} must be a whole number of at least 1, got {value!r}")
-    return value
+def check_count(what: str, value: int, least: int = 1) -> int:
+    """``value`` as an int; :class:`ConfigError` unless it is a whole number of at least ``least``."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if isinstance(value, bool) or number < least:
+        raise ConfigError(f"{what} must be a whole number of at least {least}, got {value!r}")
+    return number
 
 
-def _generators(seed: int | Sequence[int], clips: int) -> list[Generator]:
+def _pair(guidance: tuple[float, float]) -> tuple[float, float]:
+    try:
+        first, last = map(float, guidance)
+    except (TypeError, ValueError):
+        raise ConfigError(
+            f"guidance must be (scale at the first frame, scale at the last), or a function such as "
+            f"vcut.sampling.constant(2.0), got {guidance!r}"
+        ) from None
+    return first, last
+
+
+def _generators(seed: int | Sequence[int], *, images: int, clips: int) -> list[Generator]:
     """One CPU generator per clip, so that noise does not depend on the device or on the batch."""
-    seeds = range(seed, seed + clips) if isinstance(seed, int) else seed
-    if len(seeds) != clips:
-        raise ConfigError(f"{clips} clips need {clips} seeds, got {len(seeds)}")
+    if isinstance(seed, Sequence) and not isinstance(seed, str):
+        seeds = [check_count("a seed", s, least=0) for s in seed]
+    else:
+        first = check_count("seed", seed, least=0)
+        seeds = [first + j for j in range(clips)] * images
+    if len(seeds) != images * clips:
+        raise ConfigError(f"{images * clips} clips need {images * clips} seeds, got {len(seeds)}")
+    if max(seeds) >= 2**63:
+        raise ConfigError(f"seeds must be below 2^63, got {max(seeds)}")
     return [Generator().manual_seed(s) for s in seeds]

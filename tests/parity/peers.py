@@ -25,6 +25,8 @@ def unet(config: SVDConfig) -> UNetSpatioTemporalConditionModel:
     kinds = ["CrossAttn" if level.attention else "" for level in levels]
     return UNetSpatioTemporalConditionModel(
         sample_size=None,
+        in_channels=config.unet.in_channels,
+        out_channels=config.unet.out_channels,
         down_block_types=[f"{kind}DownBlockSpatioTemporal" for kind in kinds],
         up_block_types=[f"{kind}UpBlockSpatioTemporal" for kind in reversed(kinds)],
         block_out_channels=[level.channels for level in levels],

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import peers
+import pipeline_golden
 import pytest
 import torch
 from goldens_io import relative_error
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor
 
 from vcut.clip import CLIPVisionEncoder
@@ -121,3 +123,17 @@ def test_the_cut_differs_from_diffusers_from_the_cut_step_on(ours: Pipeline) -> 
     expected, _ = theirs_step_by_step(ours, picture(5), seed=42, height=64, width=64)
     for step, (a, b) in enumerate(zip(got, expected, strict=True), start=1):
         assert (relative_error(a, b) < TOLERANCE) == (step < 17), f"step {step}"
+
+
+def as_pil() -> Image.Image:
+    """The stored run's picture. diffusers does not resize a tensor for CLIP."""
+    return Image.fromarray((pipeline_golden.picture()[0] * 255).round().byte().permute(1, 2, 0).numpy())
+
+
+def test_the_stored_run_is_what_diffusers_computes() -> None:
+    """``tests/data/pipeline_micro.safetensors``, which the default tests compare with."""
+    stored = load_file(pipeline_golden.FILE)
+    pipe = pipeline_golden.micro_like_diffusers()
+    states, frames = theirs_step_by_step(pipe, as_pil(), pipeline_golden.SEED, height=32, width=32)
+    assert relative_error(torch.stack(states), stored["latents"]) < TOLERANCE
+    assert relative_error(frames, stored["frames"]) < TOLERANCE

@@ -199,8 +199,8 @@ def _check_finite(x: Tensor, step: Step, steps: int, sigma: float) -> None:
     if not torch.isfinite(x).all():
         raise NotFiniteError(
             f"NaN or infinity in the latents after step {step.number} of {steps} (sigma {sigma:.4g}): "
-            f"most likely float16 overflowed in the network or in the VAE's encoding; "
-            f"use bfloat16 or float32"
+            "in float16 most likely an overflow, use bfloat16 or float32; "
+            "else look at the guidance and the other settings, or at the weights"
         )
 
 

@@ -25,4 +25,4 @@ class SpatioTemporalResnet(nn.Module):
         """Transform ``x [b, f, h, w, c]`` with ``emb [b, e]``; marked frames skip the temporal resnet."""
         x = self.spatial(x, emb)
         share = temporal_share(self.mix_factor, image_only, trailing=3)
-        return torch.addcmul(x, share, self.temporal(x, emb))
+        return torch.addcmul(x, share.to(x.dtype), self.temporal(x, emb))

@@ -102,5 +102,5 @@ class Transformer(nn.Module):
         share = temporal_share(self.mix_factor, image_only, trailing=2)
         for spatial, temporal, cached in zip(self.spatial, self.temporal, context, strict=True):
             x = spatial(x, cached.spatial)
-            x = torch.lerp(x, temporal(x + position, cached.temporal), share)
+            x = torch.lerp(x, temporal(x + position, cached.temporal), share.to(x.dtype))
         return residual + rearrange(self.proj_out(x), "b f (h w) c -> b f h w c", h=h)
