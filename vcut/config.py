@@ -97,7 +97,9 @@ class VAEConfig:
     scale: float = 0.18215  # latents are multiplied by it before diffusion, divided before decoding
 
     def __post_init__(self) -> None:
-        _check_positive(self, "layers", "latent_channels", "scale")
+        _check_positive(self, "latent_channels", "scale")
+        if not isinstance(self.layers, int) or self.layers < 0:  # at 0 the decoder still has one a level
+            raise ConfigError(f"VAEConfig.layers must be a whole number, got {self.layers!r}")
         _check_divides("VAE channels", self.channels, self.norm_groups, "norm groups")
 
     @property

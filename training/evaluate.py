@@ -1,0 +1,205 @@
+"""Judge a trained model on held-out images, as the paper's Table IV does its own, but against the truth.
+
+Every row is the same clips from the same seeds: 25 steps, guidance 1 to 3, fps 7, motion bucket 127. Rows with
+a cut have no temporal cross-attention, as in the paper, unless they say otherwise. Prints Markdown; ``--json``
+keeps the numbers.
+
+    python -m training.evaluate tiny.safetensors --json evaluation.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+import vcut
+from training import measure, world
+from training.config import HELD_OUT_SEED, settings
+from vcut.config import Mode
+from vcut.pipeline import Pipeline
+from vcut.sampling import Branch, Mix
+from weights_tools.atomic import replacing
+
+CUTS = (5, 10, 17, 20)
+CONTEXTS: tuple[Mix, ...] = ("mean", "cond", "uncond")
+SPEEDS = (32, 64, 127, 191)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A form of the model and where it is cut."""
+
+    name: str
+    tca: Mode
+    sca: Mode
+    cut: int | None = None
+    context: Mix = "mean"
+
+
+def rows(cuts: Sequence[int] = CUTS, contexts: Sequence[Mix] = CONTEXTS) -> list[Row]:
+    """Of the table, baseline first."""
+    forms = [
+        Row("baseline", True, True),
+        Row("lossless", "linear_cached", "linear_cached"),
+        Row("tca=False, no cut", False, "linear_cached"),
+    ]
+    cut = [Row(f"cut at {c}, {m}", False, "linear_cached", c, m) for c in cuts for m in contexts]
+    keeping = [Row(f"lossless, cut at {c}, mean", "linear_cached", "linear_cached", c) for c in cuts]
+    return forms + cut + keeping
+
+
+def first_frames(scenes: world.Scenes, side: int) -> list[Tensor]:
+    """The pictures that clips are made from, [3, s, s] in 0..1 each."""
+    return list(world.render(scenes, 1, side)[:, 0])
+
+
+def generate(model: Pipeline, row: Row, scenes: world.Scenes, batch: int) -> tuple[Tensor, float]:
+    """Clips ``[n, f, 3, s, s]`` for scenes that all ask for one speed and rate, and the seconds it took."""
+    images = first_frames(scenes, model.config.width)
+    start = time.perf_counter()
+    parts = [
+        model.generate(
+            images[i : i + batch],
+            seed=range(i, i + len(images[i : i + batch])),
+            cut=row.cut,
+            after=Branch(row.context, "cond"),
+            fps=int(scenes.fps[0]),
+            motion_bucket=int(scenes.motion_bucket[0]),
+        )
+        for i in range(0, len(images), batch)
+    ]
+    return torch.cat(parts), time.perf_counter() - start
+
+
+def compare(path: Path, scenes: world.Scenes, table: Sequence[Row], batch: int) -> list[dict[str, Any]]:
+    """One record for every row: quality, seconds, ratio to the first row, distance from the first row."""
+    records: list[dict[str, Any]] = []
+    reference: Tensor | None = None
+    for row in table:
+        model = vcut.load(path, preset="baseline", tca=row.tca, sca=row.sca)
+        generate(model, row, scenes[:1], 1)  # first calls are slow
+        frames, seconds = generate(model, row, scenes, batch)
+        reference = frames if reference is None else reference
+        records.append(
+            {
+                "row": row.name,
+                **dataclasses.asdict(measure.quality(frames, scenes, model.clip)),
+                "seconds": seconds,
+                "time_ratio": seconds / (records[0]["seconds"] if records else seconds),
+                "largest_difference": (frames - reference).abs().max().item(),
+                "psnr_to_baseline": measure.psnr(frames, reference).mean().item(),
+            }
+        )
+        print(markdown_row(records[-1]), flush=True)
+    return records
+
+
+def controls(scenes: world.Scenes, model: Pipeline) -> list[dict[str, Any]]:
+    """What knows nothing (static, random direction) and what no sampler can beat (the VAE's own error)."""
+    count, side = model.config.frames, model.config.width
+    static = measure.quality(measure.static_control(scenes, count, side), scenes, model.clip)
+    anywhere = measure.random_direction_errors(scenes, count)[measure.is_kind(scenes, *world.MOVING)]
+    truth = world.render(scenes, count, side)
+    latents = model.vae.encode(rearrange(truth, "n f c h w -> (n f) c h w") * 2 - 1)
+    latents = rearrange(latents, "(n f) z h w -> n f z h w", n=len(truth))
+    decoded = ((model.vae.decode(latents) + 1) / 2).clamp(0, 1)
+    return [
+        {
+            "row": "the VAE's reconstruction",
+            **dataclasses.asdict(measure.quality(decoded, scenes, model.clip)),
+        },
+        {"row": "control: static clip", **dataclasses.asdict(static)},
+        {
+            "row": "control: random direction",
+            "position": 100 * anywhere.mean().item(),
+            "position_last": 100 * anywhere[:, -1].mean().item(),
+        },
+    ]
+
+
+def speeds(model: Pipeline, scenes: world.Scenes, batch: int) -> list[dict[str, float]]:
+    """Measured against true speed of drifting and orbiting shapes, % of the width per frame, by motion bucket."""
+    scenes = scenes[measure.is_kind(scenes, "disc", "ring")]
+    row = Row("baseline", True, True)
+    found = []
+    for bucket in SPEEDS:
+        asked = scenes.asked(motion_bucket=bucket)
+        frames, _ = generate(model, row, asked, batch)
+        seen = measure.path_length(world.see(frames, asked).position).nanmean().item()
+        true = measure.path_length(world.track(asked, frames.shape[1]).position).mean().item()
+        found.append({"motion_bucket": bucket, "measured": 100 * seen, "true": 100 * true})
+    return found
+
+
+def without_nan(value: Any) -> Any:
+    """The same nested value with null where a number does not exist, such as an angle in clips without bars."""
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+COLUMNS = (
+    ("position", "position error %", ".2f"),
+    ("position_last", "at the last frame %", ".2f"),
+    ("lost", "lost frames", "d"),
+    ("turn", "angle error", ".1f"),
+    ("growth", "radius error", ".3f"),
+    ("psnr", "PSNR dB", ".2f"),
+    ("consistency", "consistency", ".2f"),
+    ("flicker", "flicker", ".2f"),
+    ("time_ratio", "time", ".2f"),
+    ("largest_difference", "largest difference", ".1e"),
+)
+
+
+def markdown_row(record: dict[str, Any]) -> str:
+    """One line of the table."""
+    cells = [format(record[key], spec) if key in record else "" for key, _, spec in COLUMNS]
+    return f"| {record['row']} | " + " | ".join(cells) + " |"
+
+
+def main() -> None:
+    """Print the table, the controls and the speeds."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--clips", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--cuts", type=int, nargs="*", default=CUTS)
+    parser.add_argument("--contexts", nargs="*", default=CONTEXTS, choices=CONTEXTS)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    settings()
+    with torch.inference_mode():
+        model = vcut.load(arguments.model, preset="baseline")
+        scenes = world.draw(arguments.clips, HELD_OUT_SEED).asked(motion_bucket=127, fps=7)
+        print("| " + " | ".join(["", *(title for _, title, _ in COLUMNS)]) + " |")
+        print("|---" * (len(COLUMNS) + 1) + "|")
+        result: dict[str, Any] = {"controls": controls(scenes, model)}
+        for record in result["controls"]:
+            print(markdown_row(record), flush=True)
+        table = rows(arguments.cuts, arguments.contexts)
+        result["rows"] = compare(arguments.model, scenes, table, arguments.batch)
+        result["speeds"] = speeds(model, scenes, arguments.batch)
+    print("\n| motion bucket | measured, % of the width per frame | true |\n|---|---|---|")
+    for speed in result["speeds"]:
+        print(f"| {speed['motion_bucket']} | {speed['measured']:.2f} | {speed['true']:.2f} |")
+    if arguments.json:
+        with replacing(arguments.json, overwrite=True) as part:
+            part.write_text(json.dumps(without_nan(result), indent=1, allow_nan=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+"""Train the UNet as Stable Video Diffusion was: EDM's loss, noise on the conditioning, conditions left out.
+
+What the preconditioning is, the sampler's own :func:`vcut.sampling.coefficients` says. Left out are, as
+guidance needs it, the embedding alone, the image latents alone, and most often both: that is the unconditional
+branch. Latents and embeddings are computed once, before the first step.
+
+    python -m training.unet runs/vae runs/clip runs/unet
+    torchrun --nproc-per-node 8 -m training.unet runs/vae runs/clip runs/unet --bf16 --batch 256
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from einops import rearrange, repeat
+from torch import Generator, Tensor, nn
+
+from training import world
+from training.clip import embed
+from training.common import Recipe, finished, generator, load, process_group, save, train
+from training.config import CONFIG, SHALLOW, TRAIN_SEED, settings
+from vcut.clip import CLIPVisionEncoder
+from vcut.sampling import SIGMA_MAX, SIGMA_MIN, coefficients
+from vcut.unet import UNet
+from vcut.unet.attention import CrossAttention, KeyValue
+from vcut.vae import VAE
+
+RECIPE = Recipe(steps=12000, batch=16, lr=1e-3, lr_end=3e-5, warmup=200, weight_decay=0.01, ema=0.998)
+
+LOG_SIGMA_MEAN, LOG_SIGMA_STD = 0.5, 1.6
+WHOLE_RANGE = 0.1  # of the noise levels, drawn evenly in ln(sigma) over all that the sampler visits
+LOG_AUG_MEAN, LOG_AUG_STD = -3.5, 0.6
+DROP_EMBEDDING, DROP_IMAGE, DROP_BOTH = 0.05, 0.05, 0.15
+
+
+@dataclass(frozen=True)
+class Data:
+    """Everything about n clips that the UNet learns from, computed once; v noised views of each first frame."""
+
+    scale: float  # 1 / standard deviation of the VAE's latents
+    latents: Tensor  # [n, f, z, h, w], times scale
+    images: Tensor  # [n, v, z, h, w], of the noised first frames, unscaled
+    noise_aug: Tensor  # [n, v]
+    embeddings: Tensor  # [n, d]
+    fps: Tensor  # [n]
+    motion_bucket: Tensor  # [n]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """b clips at one noise level each."""
+
+    latents: Tensor  # [b, f, z, h, w], scaled
+    noise: Tensor  # like latents
+    sigma: Tensor  # [b]
+    image: Tensor  # [b, z, h, w], zero where left out
+    embedding: Tensor  # [b, 1, d], zero where left out
+    time_ids: Tensor  # [b, 3]
+
+
+class Objective(nn.Module):
+    """``(1 + sigma^2) / sigma^2 (D - latents)^2``, which is the squared error of the network's raw output."""
+
+    def __init__(self, unet: UNet) -> None:
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self.losses(batch).mean()
+
+    def losses(self, batch: Batch) -> Tensor:
+        """One loss for every clip and frame, ``[b, f]``."""
+        c = coefficients(rearrange(batch.sigma, "b -> b 1 1 1 1"))
+        x = batch.latents + rearrange(batch.sigma, "b -> b 1 1 1 1") * batch.noise
+        image = repeat(batch.image, "b z h w -> b f z h w", f=x.shape[1])
+        output = self.unet(
+            torch.cat([c.c_in * x, image], dim=2), c.c_noise.flatten(), batch.embedding, batch.time_ids
+        )
+        denoised = c.c_skip * x + c.c_out * output.float()
+        return ((denoised - batch.latents) / c.c_out).square().mean((2, 3, 4))
+
+
+def without_dead_weights(unet: UNet) -> UNet:
+    """The same UNet and parameters, its cross-attentions computing W_o (W_v e) + b_o and no logits.
+
+    With one context token that is what softmax attention gives, and what reaches W_q, W_k and their norm is a
+    gradient of exactly zero (Taghipour et al., section III): so they are not trained, and cost nothing.
+    """
+
+    def value_only(module: CrossAttention) -> Callable[[Tensor, KeyValue], Tensor]:
+        return lambda x, cached: module.to_out(cached.value)
+
+    for module in unet.modules():
+        if isinstance(module, CrossAttention):
+            for dead in (module.norm, module.to_q, module.to_k):
+                dead.requires_grad_(False)
+            module.forward = value_only(module)  # type: ignore[method-assign, assignment]
+    return unet
+
+
+def sigmas(g: Generator, n: int) -> Tensor:
+    """N noise levels to train at: log-normal, and a share evenly over the sampler's whole range."""
+    normal = LOG_SIGMA_MEAN + LOG_SIGMA_STD * torch.randn(n, generator=g)
+    low, high = math.log(SIGMA_MIN), math.log(SIGMA_MAX)
+    even = low + (high - low) * torch.rand(n, generator=g)
+    return torch.where(torch.rand(n, generator=g) < WHOLE_RANGE, even, normal).clamp(low, high).exp()
+
+
+def batches(data: Data) -> Callable[[Generator, int], Batch]:
+    """Draw clips, noise levels, noise, and what is left out."""
+
+    def draw(g: Generator, size: int) -> Batch:
+        i = torch.randint(len(data.latents), (size,), generator=g)
+        view = torch.randint(data.images.shape[1], (size,), generator=g)
+        latents = data.latents[i]
+        chance = torch.rand(size, generator=g)
+        both = chance < DROP_BOTH
+        no_embedding = both | ((chance >= DROP_BOTH) & (chance < DROP_BOTH + DROP_EMBEDDING))
+        no_image = both | (chance >= 1 - DROP_IMAGE)
+        return Batch(
+            latents=latents,
+            noise=torch.randn(latents.shape, generator=g),
+            sigma=sigmas(g, size),
+            image=data.images[i, view].masked_fill(no_image.view(-1, 1, 1, 1), 0),
+            embedding=data.embeddings[i].masked_fill(no_embedding.view(-1, 1), 0).unsqueeze(1),
+            time_ids=torch.stack([data.fps[i] - 1, data.motion_bucket[i], data.noise_aug[i, view]], dim=1),
+        )
+
+    return draw
+
+
+@torch.no_grad()
+def prepare(vae: VAE, clip: CLIPVisionEncoder, n: int, seed: int, views: int = 2, part: int = 32) -> Data:
+    """Render n clips and encode them."""
+    scenes = world.draw(n, seed)
+    g = generator(seed, 1)
+    latents, images, embeddings = [], [], []
+    noise_aug = (LOG_AUG_MEAN + LOG_AUG_STD * torch.randn(n, views, generator=g)).exp()
+    for i in range(0, n, part):
+        some = scenes[i : i + part]
+        frames = world.render(some, CONFIG.frames, CONFIG.width) * 2 - 1
+        flat = rearrange(frames, "n f c h w -> (n f) c h w")
+        latents.append(rearrange(vae.encode(flat), "(n f) z h w -> n f z h w", n=len(some)))
+        first = repeat(frames[:, 0], "n c h w -> n v c h w", v=views)
+        level = noise_aug[i : i + part].view(len(some), views, 1, 1, 1)
+        noised = first + level * torch.randn(first.shape, generator=g)
+        encoded = vae.encode(rearrange(noised, "n v c h w -> (n v) c h w"))
+        images.append(rearrange(encoded, "(n v) z h w -> n v z h w", v=views))
+        embeddings.append(embed(clip, frames[:, 0]))
+    encoded = torch.cat(latents)
+    scale = 1 / encoded.std().item()
+    return Data(
+        scale=scale,
+        latents=encoded * scale,
+        images=torch.cat(images),
+        noise_aug=noise_aug,
+        embeddings=torch.cat(embeddings),
+        fps=scenes.fps,
+        motion_bucket=scenes.motion_bucket,
+    )
+
+
+def cached(path: Path, make: Callable[[], Data]) -> Data:
+    """Data from ``path``, made and written there the first time."""
+    if not path.exists():
+        save(vars(make()), path)
+    return Data(**load(path))
+
+
+def main() -> None:
+    """Train the UNet on what the trained VAE and CLIP tower see."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("vae", type=Path, help="folder of training.vae")
+    parser.add_argument("clip", type=Path, help="folder of training.clip")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--clips", type=int, default=4096)
+    parser.add_argument("--steps", type=int, default=RECIPE.steps)
+    parser.add_argument("--batch", type=int, default=RECIPE.batch)
+    parser.add_argument("--lr", type=float, default=RECIPE.lr)
+    parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
+    arguments = parser.parse_args()
+    settings()
+    recipe = dataclasses.replace(
+        RECIPE, steps=arguments.steps, batch=arguments.batch, lr=arguments.lr, bf16=arguments.bf16
+    )
+    torch.manual_seed(recipe.seed)
+    data = cached(
+        arguments.folder / "data.pt",
+        lambda: prepare(
+            finished(VAE(SHALLOW), arguments.vae / "images"),
+            finished(CLIPVisionEncoder(CONFIG.clip), arguments.clip),
+            arguments.clips,
+            TRAIN_SEED,
+        ),
+    )
+    print(f"{len(data.latents)} clips, VAE scale {data.scale:.5f}")
+    objective = Objective(without_dead_weights(UNet(CONFIG.unet)))
+    with process_group():
+        train(objective, batches(data), recipe, arguments.folder)
+
+
+if __name__ == "__main__":
+    main()
