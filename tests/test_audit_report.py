@@ -9,11 +9,13 @@ import math
 import pytest
 import torch
 from proof_models import inputs, random_unet
+from torch import Tensor
 
 from vcut.audit import audit, rounding
 from vcut.config import TINY, Mode
 from vcut.errors import ConfigError, NotFiniteError
 from vcut.unet import UNet, UNetConfig, fold
+from vcut.unet.attention import CrossAttention, KeyValue
 
 
 @pytest.fixture(scope="module")
@@ -198,3 +200,19 @@ def test_the_full_size_has_32_rows_and_50_million_dead_parameters() -> None:
     assert len(report.rows) == 32
     assert report.dead_parameters == 50_389_760
     assert report.holds
+
+
+@torch.no_grad()
+def test_the_largest_logit_is_that_of_the_layers_own_q_and_k() -> None:
+    """Against the scaled products written out for the first cross-attention, which sees its inputs first."""
+    unet = random_unet()
+    layer = next(m for m in unet.modules() if isinstance(m, CrossAttention))
+    seen: list[tuple[Tensor, KeyValue]] = []
+    handle = layer.register_forward_hook(lambda _m, args, _out: seen.append(args))
+    report = audit(unet, seed=3)
+    handle.remove()
+    ((x, cached),) = seen
+    q = layer.to_q(layer.norm(x)).unflatten(-1, (layer.heads, -1))  # [b, f, n, k, e]
+    k = cached.key.unflatten(-1, (layer.heads, -1))  # [b, 1, 1, k, e]
+    expected = ((q * k).sum(-1) / q.shape[-1] ** 0.5).abs().max().item()
+    assert report.rows[0].largest_logit == pytest.approx(expected, rel=1e-5)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from vcut.errors import ConfigError
 from vcut.unet import Context, Level, UNet, UNetConfig, fold
+from vcut.unet.model import Layer, Middle
 
 CONFIG = UNetConfig(
     levels=(Level(32, 2), Level(64, 4, attention=False), Level(64, 2)),
@@ -178,3 +182,50 @@ def test_modes_are_checked(mode: object) -> None:
     for flag in ("tca", "sca"):
         with pytest.raises(ConfigError, match=f"{flag} must be True, 'linear_cached' or False"):
             UNetConfig(**{flag: mode})  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def test_a_context_of_another_form_is_refused() -> None:
+    unet, (x, c_noise, context, ids) = random_unet(), inputs()
+    for tca, sca in (("linear_cached", "linear_cached"), (False, "linear_cached"), (False, True)):
+        other = fold(unet, tca=tca, sca=sca)
+        for maker, user in ((unet, other), (other, unet)):
+            with pytest.raises(ConfigError, match="cache it again"):
+                user(x, c_noise, maker.cache_context(context), ids)
+
+
+@torch.no_grad()
+def test_maps_past_the_limit_of_a_kernel_are_attended_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    unet, args = random_unet(), inputs()
+    expected = unet(*args)
+    monkeypatch.setattr("vcut.unet.attention.MOST_HEADS", 37)  # 18 of the 96 pixels at a time, and a rest
+    torch.testing.assert_close(unet(*args), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_every_layer_can_be_checkpointed() -> None:
+    """Recomputing a layer for its gradient gives the same gradient: no layer consumes what another needs."""
+    unet, args = random_unet(), inputs()
+    unet(*args).square().mean().backward()
+    expected = {name: p.grad.clone() for name, p in unet.named_parameters() if p.grad is not None}
+    unet.zero_grad()
+    for module in unet.modules():
+        if isinstance(module, (Layer, Middle)):
+            forward = module.forward
+            module.forward = partial(checkpoint, forward, use_reentrant=False)  # type: ignore[method-assign]
+    unet(*args).square().mean().backward()
+    for name, p in unet.named_parameters():
+        torch.testing.assert_close(p.grad, expected[name], rtol=1e-10, atol=1e-12)
+
+
+def test_folding_keeps_frozen_what_is_frozen() -> None:
+    unet = random_unet()
+    assert all(p.requires_grad for p in fold(unet, tca=False, sca="linear_cached").parameters())
+    unet.requires_grad_(False)
+    unet.conv_in.requires_grad_(True)
+    folded = fold(unet, tca="linear_cached", sca="linear_cached")
+    assert {n for n, p in folded.named_parameters() if p.requires_grad and "cross" not in n} == {
+        "conv_in.weight",
+        "conv_in.bias",
+    }
+    unet.requires_grad_(False)
+    assert not any(p.requires_grad for p in fold(unet, tca="linear_cached", sca=False).parameters())

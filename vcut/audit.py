@@ -274,7 +274,8 @@ def _softmax(layer: CrossAttention, x: Tensor, cached: KeyValue) -> tuple[float,
     g = cached.key.shape[1]
     q = rearrange(layer.to_q(layer.norm(x)), "b (g r) n (k e) -> b g k (r n) e", g=g, k=layer.heads)
     k = rearrange(cached.key, "b g m (k e) -> b g k e m", k=layer.heads)
-    logits = q @ k / math.sqrt(q.shape[-1])
+    dtype = torch.promote_types(q.dtype, torch.float32)  # as the kernels do: half precision would overflow
+    logits = q.to(dtype) @ k.to(dtype) / math.sqrt(q.shape[-1])
     return _largest(logits), _largest(logits.softmax(dim=-1) - 1)
 
 

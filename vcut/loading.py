@@ -47,7 +47,7 @@ def load(
         tca: temporal cross-attention, instead of the preset's.
         sca: spatial cross-attention, instead of the preset's.
         dtype: of the UNet and CLIP; by default float16 on CUDA and float32 elsewhere.
-        device: by default CUDA if there is one, then MPS, else the CPU.
+        device: by default CUDA if there is one, else the CPU.
         vae_dtype: of the VAE; float16 overflows with the published weights.
         config: the architecture of a file that does not say it and is not the published one.
         variant: ``'fp16'`` for the half-precision files of a folder or of the Hub.
@@ -65,13 +65,13 @@ def load(
         chosen, tca=chosen.tca if tca is None else tca, sca=chosen.sca if sca is None else sca
     )
     try:
-        device = torch.device(default_device() if device is None else device)
+        place = torch.device(default_device() if device is None else device)
     except RuntimeError as error:
         raise ConfigError(f"there is no device {device!r}; use 'cpu', 'cuda', 'cuda:1' or 'mps'") from error
     if dtype is None:
-        dtype = torch.float16 if device.type == "cuda" else torch.float32
+        dtype = torch.float16 if place.type == "cuda" else torch.float32
     if str(model) == "tiny":
-        return _random(config or TINY, chosen, dtype, vae_dtype).to(device)
+        return _random(config or TINY, chosen, dtype, vae_dtype).to(place)
 
     path = hub.find(
         model if isinstance(model, str) else Path(model), variant=variant, token=token, local_only=local_only
@@ -89,7 +89,10 @@ def load(
         except RuntimeError as error:
             detail = str(error).replace("\n\t", "\n  ")
             raise CheckpointError(f"{path} is not of the configuration {found.name!r}: {detail}") from error
-        return empty.eval().requires_grad_(False).to(device)
+        empty.eval().requires_grad_(False).to(place)
+        if place.type == "cuda":  # the activations' layout, for cuDNN; CPU weights stay views of the file
+            empty.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+        return empty
 
     return Pipeline(
         unet=network(UNet, "unet", dtype),
@@ -112,10 +115,8 @@ def config_of(path: Path, model: str, variant: str | None = None) -> SVDConfig:
 
 
 def default_device() -> str:
-    """CUDA if there is one, then MPS, else the CPU."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    """CUDA if there is one, else the CPU. MPS has to be asked for: it has no fused attention for long sequences."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _random(

@@ -190,7 +190,10 @@ class Pipeline:
         """
         weight = self.clip.proj.weight
         embedding = self.clip(preprocess(pixels, self.config.clip.image_size).to(weight.dtype))
-        latents = self.vae.encode(pixels + noise_aug * image_noise)
+        noised = pixels + noise_aug * image_noise
+        latents = torch.cat(
+            [self.vae.encode(picture) for picture in noised.split(1)]
+        )  # one at a time: memory
         numbers = [float(fps - 1), float(motion_bucket), float(noise_aug)]
         time_ids = torch.tensor([numbers] * len(pixels), device=pixels.device)
         return Conditioning(rearrange(embedding, "n d -> n 1 d"), latents, time_ids)

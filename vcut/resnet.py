@@ -35,7 +35,8 @@ class SpatialResnet(nn.Module):
         if self.emb is not None:
             assert emb is not None, "this block was built with an embedding"
             h = h + rearrange(self.emb(F.silu(emb)), "b c -> b 1 1 1 c")
-        h = self.conv_2(F.silu(self.norm_2(h)))
+        h = F.silu(self.norm_2(h))
+        h = self.conv_2(h)
         return (x if self.skip is None else self.skip(x)) + h
 
 
@@ -58,4 +59,5 @@ class TemporalResnet(nn.Module):
         if self.emb is not None:
             assert emb is not None, "this block was built with an embedding"
             h = h + rearrange(self.emb(F.silu(emb)), "b c -> b 1 1 1 c")
-        return self.conv_2(F.silu(self.norm_2(h)))
+        h = F.silu(self.norm_2(h))  # rebound, so that the convolution's input is all that is alive
+        return self.conv_2(h)

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
@@ -54,12 +55,19 @@ class Context(NamedTuple):
     """A context made ready for every cross-attention of one UNet, once per clip.
 
     ``blocks`` holds one :class:`BlockContext` per transformer block in order of execution (16 in SVD);
-    ``batch`` is the number of clips and ``frames`` is g: 1, or the number of frames with a context each.
+    ``batch`` is the number of clips and ``frames`` is g: 1, or the number of frames with a context each. ``tca``
+    and ``sca`` are the forms it was made for.
     """
 
     blocks: tuple[BlockContext, ...]
     batch: int
     frames: int
+    tca: Mode
+    sca: Mode
+
+
+MOST_HEADS = 65_535
+"""How many heads, over all batch entries, CUDA's attention kernels take in one call: the limit of a grid."""
 
 
 class SelfAttention(nn.Module):
@@ -79,6 +87,12 @@ class SelfAttention(nn.Module):
         self.to_out = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        pixels = MOST_HEADS // self.heads
+        if self.axis == "time" and x.shape[2] > pixels:  # larger maps than the published sizes have
+            return torch.cat([self._attend(part) for part in torch.split(x, pixels, dim=2)], dim=2)
+        return self._attend(x)
+
+    def _attend(self, x: Tensor) -> Tensor:
         b, _, n, _ = x.shape
         if self.axis == "space":
             split = "b f n (k e) -> (b f) k n e"

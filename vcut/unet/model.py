@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
@@ -33,12 +34,10 @@ class Layer(nn.Module):
         self.transformer = _transformer(config, level) if level.attention else None
 
     def forward(
-        self, x: Tensor, emb: Tensor, context: Iterator[BlockContext], image_only: Tensor | None
+        self, x: Tensor, emb: Tensor, context: tuple[BlockContext, ...], image_only: Tensor | None
     ) -> Tensor:
         x = self.resnet(x, emb, image_only)
-        if self.transformer is not None:
-            x = self.transformer(x, _take(context, self.transformer), image_only)
-        return x
+        return x if self.transformer is None else self.transformer(x, context, image_only)
 
 
 class DownLevel(nn.Module):
@@ -68,10 +67,10 @@ class Middle(nn.Module):
         self.resnet_2 = resnet()
 
     def forward(
-        self, x: Tensor, emb: Tensor, context: Iterator[BlockContext], image_only: Tensor | None
+        self, x: Tensor, emb: Tensor, context: tuple[BlockContext, ...], image_only: Tensor | None
     ) -> Tensor:
         x = self.resnet_1(x, emb, image_only)
-        x = self.transformer(x, _take(context, self.transformer), image_only)
+        x = self.transformer(x, context, image_only)
         return self.resnet_2(x, emb, image_only)
 
 
@@ -162,7 +161,8 @@ class UNet(nn.Module):
         if embedding.ndim == 3:
             embedding = rearrange(embedding, "b m d -> b 1 m d")
         blocks = tuple(block for t in self.transformers() for block in t.cache_context(embedding))
-        return Context(blocks, batch=embedding.shape[0], frames=embedding.shape[1])
+        b, g = embedding.shape[:2]
+        return Context(blocks, batch=b, frames=g, tca=self.config.tca, sca=self.config.sca)
 
     def forward(
         self,
@@ -191,12 +191,21 @@ class UNet(nn.Module):
         if isinstance(context, Tensor):
             context = self.cache_context(context)
         b, f = x.shape[:2]
+        if (context.tca, context.sca) != (self.config.tca, self.config.sca):
+            raise ConfigError(
+                f"the context was cached by a UNet with tca={context.tca!r}, sca={context.sca!r}, "
+                f"this one has tca={self.config.tca!r}, sca={self.config.sca!r}: cache it again"
+            )
         if context.batch != b or context.frames not in (1, f):
             raise ConfigError(
                 f"the context is for {context.batch} clips (frames: {context.frames}), "
                 f"the latents are {b} clips of {f} frames"
             )
         blocks = iter(context.blocks)
+
+        def own(part: Layer | Middle) -> tuple[BlockContext, ...]:
+            """The next blocks' contexts: as many as the part's transformer has."""
+            return tuple(islice(blocks, len(part.transformer.spatial) if part.transformer else 0))
 
         c = self.config
         noise = self.time_embed(sinusoid(c_noise.expand(b), c.levels[0].channels))
@@ -208,15 +217,15 @@ class UNet(nn.Module):
         skips = [x]
         for level in self.down:
             for layer in level.layers:
-                x = layer(x, emb, blocks, image_only)
+                x = layer(x, emb, own(layer), image_only)
                 skips.append(x)
             if level.downsample is not None:
                 x = level.downsample(x)
                 skips.append(x)
-        x = self.mid(x, emb, blocks, image_only)
+        x = self.mid(x, emb, own(self.mid), image_only)
         for up in self.up:
             for layer in up.layers:
-                x = layer(torch.cat([x, skips.pop()], dim=-1), emb, blocks, image_only)
+                x = layer(torch.cat([x, skips.pop()], dim=-1), emb, own(layer), image_only)
             if up.upsample is not None:
                 x = up.upsample(upsample_nearest(x))
         return rearrange(self.conv_out(F.silu(self.norm_out(x))), "b f h w c -> b f c h w")
@@ -238,7 +247,8 @@ def fold(unet: UNet, *, tca: Mode, sca: Mode) -> UNet:
     """A UNet whose cross-attentions have the modes ``tca`` and ``sca``, made from a trained one.
 
     Softmax attention folds into ``'linear_cached'`` (exact for one context token) or is dropped (False: another
-    function, unless what it added was zero). All other tensors are shared with ``unet``.
+    function, unless what it added was zero). All other tensors are shared with ``unet``: training one trains the
+    other. ``copy.deepcopy`` the result to part them.
 
     Raises:
         ConfigError: for a way back, from ``'linear_cached'`` to True or from False to anything: the weights are
@@ -249,6 +259,10 @@ def fold(unet: UNet, *, tca: Mode, sca: Mode) -> UNet:
     with torch.device("meta"):
         folded = UNet(config)
     folded.load_state_dict(state, strict=True, assign=True)
+    trained = any(parameter.requires_grad for parameter in unet.parameters())
+    wanted = {name: parameter.requires_grad for name, parameter in unet.named_parameters()}
+    for name, parameter in folded.named_parameters():
+        parameter.requires_grad_(wanted.get(name, trained))
     return folded.train(unet.training)
 
 
@@ -262,7 +276,3 @@ def _transformer(config: UNetConfig, level: Level) -> Transformer:
         sca=config.sca,
         groups=config.norm_groups,
     )
-
-
-def _take(context: Iterator[BlockContext], transformer: Transformer) -> tuple[BlockContext, ...]:
-    return tuple(next(context) for _ in range(len(transformer.spatial)))

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vcut.config import VAEConfig
-from vcut.layers import Conv, FrameNorm, TemporalConv, upsample_nearest
+from vcut.layers import Conv, FrameNorm, Modules, TemporalConv, upsample_nearest
 from vcut.resnet import SpatialResnet, TemporalResnet
 from vcut.vae.attention import EPS, FrameAttention
 
@@ -38,18 +38,16 @@ class Decoder(nn.Module):
                 resnet_2=DecoderResnet(widths[0], widths[0], groups=groups, temporal=temporal),
             )
         )
-        self.up = nn.Sequential(
-            *(
-                DecoderLevel(
-                    widths[max(i - 1, 0)],
-                    width,
-                    layers=config.layers + 1,
-                    groups=groups,
-                    temporal=temporal,
-                    upsample=i < len(widths) - 1,
-                )
-                for i, width in enumerate(widths)
+        self.up = Modules[DecoderLevel](
+            DecoderLevel(
+                widths[max(i - 1, 0)],
+                width,
+                layers=config.layers + 1,
+                groups=groups,
+                temporal=temporal,
+                upsample=i < len(widths) - 1,
             )
+            for i, width in enumerate(widths)
         )
         self.norm_out = FrameNorm(groups, widths[-1], EPS)
         self.conv_out = Conv(widths[-1], 3, 3, padding=1)
@@ -58,7 +56,11 @@ class Decoder(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         x = self.conv_in(z)  # [b, f, h, w, c]
         x = self.mid(x)
-        x = self.up(x)  # [b, f, H, W, c]
+        for level in self.up:  # not a call of its own, whose frame would keep the level's input alive
+            for resnet in level.resnets:
+                x = resnet(x)
+            if level.upsample is not None:
+                x = level.upsample(x)  # [b, f, H, W, c] in the end
         x = self.conv_out(F.silu(self.norm_out(x)))  # [b, f, H, W, 3]
         return x if self.conv_out_time is None else self.conv_out_time(x)
 
@@ -77,19 +79,11 @@ class DecoderLevel(nn.Module):
         upsample: bool,
     ) -> None:
         super().__init__()
-        self.resnets = nn.Sequential(
-            *(
-                DecoderResnet(
-                    out_channels if j else in_channels, out_channels, groups=groups, temporal=temporal
-                )
-                for j in range(layers)
-            )
+        self.resnets = Modules[DecoderResnet](
+            DecoderResnet(out_channels if j else in_channels, out_channels, groups=groups, temporal=temporal)
+            for j in range(layers)
         )
         self.upsample = Upsample(out_channels, out_channels, 3, padding=1) if upsample else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.resnets(x)
-        return x if self.upsample is None else self.upsample(x)
 
 
 class DecoderResnet(nn.Module):
