@@ -26,7 +26,7 @@ class Calls:
 
 @dataclasses.dataclass
 class Stub:
-    """Makes grey clips at once."""
+    """Makes clips from black to white at once."""
 
     config: SVDConfig
     calls: Calls
@@ -40,7 +40,8 @@ class Stub:
     def generate(self, image: Path, **options: Any) -> torch.Tensor:
         self.calls.generate.append({"image": image, **options})
         f = options["frames"] or 3
-        return torch.full((f, 3, options["height"] or 64, options["width"] or 64), 0.5)
+        grey = torch.linspace(0, 1, f)[:, None, None, None]
+        return grey.expand(f, 3, options["height"] or 64, options["width"] or 64)
 
 
 @pytest.fixture
@@ -174,9 +175,31 @@ def test_what_is_printed(photo: str, capsys: pytest.CaptureFixture[str]) -> None
     assert sheet == "wrote    sheet.png"
 
 
-def test_quiet_prints_nothing(photo: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_quiet_prints_nothing_but_the_note(
+    photo: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert vcut(photo, "--quiet") == 0
+    assert capsys.readouterr() == ("", "vcut: note: a note about the weights\n")
+    monkeypatch.setattr("vcut.loading.load", lambda model, **_: Stub(CONFIGS[model], Calls(), None))
+    assert vcut(photo, "--quiet", "--overwrite") == 0
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("", "16 guided and 9 cut steps, 41 network passes"),
+        ("--guidance-max 1", "0 guided and 9 cut steps, 25 network passes"),
+        ("--guidance-max 1 --guidance-shape triangle", "0 guided and 9 cut steps, 25 network passes"),
+        ("--frames 1", "0 guided and 9 cut steps, 25 network passes"),
+        ("--frames 1 --guidance-min 2", "16 guided and 9 cut steps, 41 network passes"),
+    ],
+)
+def test_the_cost_printed_is_of_the_plan_that_runs(
+    photo: str, capsys: pytest.CaptureFixture[str], options: str, expected: str
+) -> None:
+    assert vcut(photo, *options.split()) == 0
+    assert f"preset   vcut: {expected}\n" in capsys.readouterr().out
 
 
 def test_a_random_seed_is_printed_and_used(
@@ -196,7 +219,10 @@ def test_a_random_seed_is_printed_and_used(
         ("-o clip.mp4", "clip.mp4"),
         ("-o clip.GIF", "clip.GIF"),
         ("-o clip.webp --format webp", "clip.webp"),
-        ("-o clips", "clips/photo.mp4"),
+        ("-o frames --frames 1", "frames/000.png"),
+        ("-o ./frames --frames 1", "frames/000.png"),
+        ("-o .", "photo.mp4"),
+        ("-o clips/", "clips/photo.mp4"),
         ("-o clips/deep/", "clips/deep/photo.mp4"),
         ("-o clips.d/", "clips.d/photo.mp4"),
         ("--format gif", "photo.gif"),
@@ -264,6 +290,56 @@ def test_clips_beside_their_pictures_are_not_taken_for_pictures(calls: Calls) ->
         assert vcut("in", "--format", "webp", "--clips", "2") == 0
     assert files("in") == ["a-0.webp", "a-1.webp", "a.jpg"]
     assert len(calls.generate) == 2
+
+
+def test_pictures_of_one_name_keep_their_suffixes(calls: Calls) -> None:
+    for name in ("in/a.jpg", "in/a.png", "in/a.jpg.png", "in/b.gif"):
+        picture(name)
+    expected = ["a.jpg.mp4", "a.jpg.png.mp4", "a.png.mp4", "b.mp4"]
+    Path("out").mkdir()
+    Path("out/a.mp4").write_bytes(b"made before there was a second one")
+    for _ in range(2):
+        assert vcut("in", "-o", "out") == 0
+        assert files("out") == sorted(["a.mp4", *expected])
+    assert len(calls.generate) == 4
+
+
+def test_such_clips_beside_their_pictures_are_not_taken_for_pictures_either(calls: Calls) -> None:
+    picture("in/a.jpg")
+    picture("in/a.webp")
+    for _ in range(2):
+        assert vcut("in", "--format", "webp", "--overwrite") == 0
+        assert files("in") == ["a.jpg", "a.jpg.webp", "a.webp", "a.webp.webp"]
+    assert {call["image"].name for call in calls.generate} == {"a.jpg", "a.webp"}
+
+
+def test_a_picture_of_a_folder_is_not_replaced_by_its_own_clip(calls: Calls) -> None:
+    photo = Path(picture("in/a.webp")).read_bytes()
+    assert vcut("in", "--format", "webp", "--overwrite") == 0
+    assert files("in") == ["a.webp", "a.webp.webp"]
+    assert Path("in/a.webp").read_bytes() == photo
+
+
+def test_a_broken_picture_of_a_folder_is_skipped_and_the_others_are_made(
+    calls: Calls, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture("in/a.jpg")
+    Path("in/b.jpg").write_text("not a picture")
+    picture("in/c.jpg")
+    assert vcut("in", "-o", "out", "--clips", "2") == 2
+    assert files("out") == ["a-0.mp4", "a-1.mp4", "c-0.mp4", "c-1.mp4"]
+    assert capsys.readouterr().err.splitlines() == [
+        "vcut: skipped: in/b.jpg is not a picture that Pillow can read",
+        "vcut: error: 1 of 3 pictures cannot be used",
+    ]
+
+
+def test_a_folder_of_frames_is_replaced_only_when_asked(photo: str) -> None:
+    assert vcut(photo, "-o", "frames", "--frames", "2") == 0
+    assert vcut(photo, "-o", "frames", "--frames", "1") == 2
+    assert files("frames") == ["000.png", "001.png"]
+    assert vcut(photo, "-o", "frames", "--frames", "1", "--overwrite") == 0
+    assert files("frames") == ["000.png"]
 
 
 def test_several_pictures_and_one_given_twice(calls: Calls) -> None:

@@ -39,8 +39,12 @@ def workplace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     Path("sheet.png").write_bytes(b"precious")
     Path("weights.ckpt").touch()
     Path("broken.safetensors").write_bytes(b"broken")
-    for folder in ("empty", "twins", "bad", "work"):
+    for folder in ("empty", "twins", "bad", "work", "frames"):
         Path(folder).mkdir()
+    photo.save("frames/000.png")
+    Path("link.webp").symlink_to("still.webp")
+    Path("hard.webp").hardlink_to("still.webp")
+    Path("linked").symlink_to(".")
     photo.save("twins/a.jpg")
     photo.save("twins/a.png")
     for name in ("a", "b"):
@@ -73,17 +77,33 @@ FAULTS = {
     "generate photo.jpg -o new.mp4 --format gif": "contradict each other",
     "generate photo.jpg -o new.mp4 --clips 2": "is one file for several clips",
     "generate twins -o new.mp4": "is one file for several clips",
-    "generate photo.jpg -o text.jpg/deep": "text.jpg is not a writable folder",
+    "generate photo.jpg -o text.jpg/deep": "there is no folder text.jpg",
+    "generate photo.jpg -o text.jpg/deep/": "text.jpg is not a writable folder",
+    "generate photo.jpg -o work": "work exists already; choose another name or overwrite it",
+    "generate photo.jpg -o ./work": "; ./work/ puts the clip into it",
+    "generate photo.jpg -o work --overwrite": "work is not a folder of PNG frames only and is not overwritten",
+    "generate photo.jpg -o frames": "frames exists already",
+    "generate frames/000.png -o frames --overwrite": "would replace the picture frames/000.png",
+    "generate photo.jpg -o v1.0": "a folder whose name has a dot needs a / at its end",
     "generate photo.jpg -o sheet.png/deep/": "sheet.png is not a writable folder",
-    "generate twins": "would both become twins/a.mp4",
-    "generate still.webp -o still.webp --overwrite": "would replace it",
-    "generate still.webp --format webp --overwrite": "would replace it",
+    "generate twins/a.jpg twins/a.png": "twins/a.jpg and twins/a.png would both become twins/a.mp4",
+    "generate still.webp -o still.webp --overwrite": "would replace the picture still.webp",
+    "generate still.webp -o work/../still.webp --overwrite": "would replace the picture still.webp",
+    "generate still.webp -o link.webp --overwrite": "would replace the picture still.webp",
+    "generate hard.webp -o still.webp --overwrite": "would replace the picture hard.webp",
+    "generate photo.jpg still.webp --format webp -o linked/ --overwrite": "would replace the picture still.webp",
+    "generate still.webp --format webp --overwrite": "would replace the picture still.webp",
+    "generate twins/a.png -o new.mp4 --sheet twins/a.png --overwrite": "would replace the picture twins/a.png",
+    "generate twins/a.png -o new.mp4 --sheet linked/twins/a.png --overwrite": "would replace the picture twins/a.png",
+    "generate photo.jpg -o ./new.png --sheet new.png": "are one file",
     "generate photo.jpg --format mov": "invalid choice: 'mov'",
     "generate photo.jpg --sheet sheet.jpg": "a contact sheet is a .png",
     "generate photo.jpg --sheet sheet.png": "sheet.png exists already",
     "generate photo.jpg --sheet nowhere/sheet.png": "there is no folder nowhere",
     "generate photo.jpg --clips 2 --sheet new.png": "--sheet goes with one clip",
     "generate photo.jpg -o new.gif --fps 51": "at most 50 frames per second",
+    "generate photo.jpg --fps 241": "--fps: expected a whole number from 1 to 240, got '241'",
+    "generate text.jpg cut.jpg": "2 pictures cannot be used: text.jpg is not a picture",
     # numbers
     "generate photo.jpg --steps 0": "--steps: expected a whole number of at least 1, got '0'",
     "generate photo.jpg --steps 2.5": "--steps: expected a whole number",
@@ -142,11 +162,29 @@ def test_a_fault_is_one_line_and_exit_code_2(
     assert snapshot(workplace) == before
 
 
-def test_several_bad_pictures_are_all_named(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["", "-o", "x.mp4"],
+        ["photo.jpg", "-o", ""],
+        ["photo.jpg", "--sheet", ""],
+        ["photo.jpg", "--model", ""],
+    ],
+)
+def test_an_empty_path_is_not_the_current_folder(
+    workplace: Path, capsys: pytest.CaptureFixture[str], line: list[str]
+) -> None:
+    before = snapshot(workplace)
+    assert cli.main(["generate", *line]) == 2
+    assert "expected a name, got an empty one" in capsys.readouterr().err
+    assert snapshot(workplace) == before
+
+
+def test_a_folder_of_bad_pictures_names_each_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["generate", "bad"]) == 2
-    first, *rest = capsys.readouterr().err.splitlines()
-    assert first == "vcut: error: 2 pictures cannot be used"
-    assert [line.split()[0] for line in rest] == ["bad/a.jpg", "bad/b.jpg"]
+    *skipped, last = capsys.readouterr().err.splitlines()
+    assert [line.split()[:3] for line in skipped] == [["vcut:", "skipped:", f"bad/{x}.jpg"] for x in "ab"]
+    assert last == "vcut: error: 2 of 2 pictures cannot be used"
 
 
 def test_a_folder_with_other_things_in_it_is_not_overwritten(capsys: pytest.CaptureFixture[str]) -> None:
@@ -234,7 +272,7 @@ def test_the_module_runs_as_the_command(workplace: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)])
 def test_an_interrupted_run_leaves_no_partial_file(workplace: Path, stop: signal.Signals) -> None:
     before = snapshot(workplace)
     options = ("--model", "tiny", "--steps", "100000", "-o", "new.mp4", "--seed", "0")

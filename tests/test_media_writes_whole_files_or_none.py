@@ -99,6 +99,8 @@ def test_odd_sides_are_fine_where_the_format_allows_them(tmp_path: Path) -> None
         ("clip.png", 7, MediaError, "a single .png holds one picture"),
         ("clip.gif", 51, MediaError, "at most 50 frames per second"),
         ("clip.webp", 100, MediaError, "at most 90 frames per second"),
+        ("clip.mp4", 10**9, MediaError, "at most 240 frames per second"),
+        ("clip v1.0", 7, MediaError, "a folder whose name has a dot needs a / at its end"),
         ("clip.mp4", 0, ConfigError, "positive"),
         ("clip.mp4", -7, ConfigError, "positive"),
         ("clip.mp4", float("nan"), ConfigError, "positive"),

@@ -38,7 +38,7 @@ Fit = Literal["crop", "resize", "pad"]
 Image: TypeAlias = "str | Path | PILImage | NDArray[Any] | Tensor"
 Pixels = NDArray[np.float32]  # [h, w, 3] in 0..1
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".ppm")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".ppm")
 """What a folder of pictures is searched for."""
 
 _SLACK = 1e-3  # how far float pictures may leave 0..1, for the rounding of whatever made them
@@ -110,6 +110,19 @@ def pixels(image: Image) -> Pixels:
     if (module := sys.modules.get("PIL.Image")) and isinstance(image, module.Image):
         return _of_array(_decode(image, "the PIL image"), "the PIL image")
     raise MediaError(f"expected a path, PIL image, array or tensor, got {type(image).__name__}")
+
+
+def is_animated(path: Path) -> bool:
+    """Whether it is a GIF or WebP of several frames, by its header; what cannot be read is not."""
+    if path.suffix.lower() not in (".gif", ".webp"):
+        return False
+    try:
+        from PIL import Image
+
+        with Image.open(path) as image:
+            return getattr(image, "n_frames", 1) > 1
+    except Exception:  # a damaged header makes Pillow's readers raise nearly anything
+        return False
 
 
 def _of_tensor(tensor: Tensor) -> Pixels:

@@ -29,7 +29,11 @@ FORMATS = ("mp4", "gif", "webp", "png")
 Rate = int | float | Fraction
 Bytes = NDArray[np.uint8]  # [f, h, w, 3]
 
-_FASTEST = {".gif": 50, ".webp": 90}  # frames per second; players slow anything faster down to 10
+_FASTEST = {
+    ".gif": 50,
+    ".webp": 90,
+    ".mp4": 240,
+}  # frames per second; GIF players slow faster ones down to 10
 
 
 def write(frames: Tensor, path: str | Path, fps: Rate = 7, *, overwrite: bool = False, crf: int = 18) -> Path:
@@ -80,7 +84,10 @@ def check_format(path: str | Path, fps: Rate = 7) -> None:
     suffix, rate = _suffix(path), _rate(fps)
     if suffix not in (".mp4", ".gif", ".webp", ""):
         hint = "a single .png holds one picture, " if suffix == ".png" else ""
-        raise MediaError(f"{path}: {hint}a clip is .mp4, .gif, .webp or, without suffix, a folder of frames")
+        raise MediaError(
+            f"{path}: {hint}a clip is .mp4, .gif, .webp or, without suffix, a folder of PNG frames; "
+            "a folder whose name has a dot needs a / at its end"
+        )
     if rate > _FASTEST.get(suffix, math.inf):
         raise MediaError(
             f"{path}: {suffix} plays at most {_FASTEST[suffix]} frames per second, asked for {fps}"

@@ -191,9 +191,8 @@ class Pipeline:
         weight = self.clip.proj.weight
         embedding = self.clip(preprocess(pixels, self.config.clip.image_size).to(weight.dtype))
         noised = pixels + noise_aug * image_noise
-        latents = torch.cat(
-            [self.vae.encode(picture) for picture in noised.split(1)]
-        )  # one at a time: memory
+        # one picture at a time, for memory, and so that a batch cannot differ from its single runs
+        latents = torch.cat([self.vae.encode(picture) for picture in noised[:, None]])
         numbers = [float(fps - 1), float(motion_bucket), float(noise_aug)]
         time_ids = torch.tensor([numbers] * len(pixels), device=pixels.device)
         return Conditioning(rearrange(embedding, "n d -> n 1 d"), latents, time_ids)

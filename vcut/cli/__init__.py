@@ -7,18 +7,16 @@ needs is imported when it runs, so that ``vcut --help`` answers at once.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from types import FrameType
+from collections.abc import Sequence
 from typing import NoReturn
 
 from vcut import __version__
 from vcut.cli import audit, cost, generate
-from vcut.errors import ConfigError, VcutError
+from vcut.errors import VcutError
+from weights_tools.arguments import Parser
+from weights_tools.interrupts import stoppable
 
 FAILED = 2
 
@@ -31,7 +29,7 @@ def run() -> NoReturn:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line, by default this process's, and return its exit code. Raises nothing but bugs."""
     try:
-        with _stoppable():
+        with stoppable():
             args = _parser().parse_args(argv)
             args.run(args)
             sys.stdout.flush()
@@ -56,18 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
 
 
-class _Parser(argparse.ArgumentParser):
-    """Faults in one line; no abbreviations, so that a new option cannot change an old command line."""
-
-    def __init__(self, **settings: object) -> None:
-        super().__init__(allow_abbrev=False, **settings)  # type: ignore[arg-type]
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message} (see {self.prog} --help)")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="vcut",
         description="Stable Video Diffusion, and VCUT, the training-free cut of its computation.",
         epilog="Each command explains itself: vcut generate --help",
@@ -77,23 +65,6 @@ def _parser() -> argparse.ArgumentParser:
     for command in (generate, audit, cost):
         command.add(commands)
     return parser
-
-
-@contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
-    """Let SIGTERM end a run as Ctrl-C does: by unwinding, so that no partial file stays behind."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(signum: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _failed(message: str) -> int:

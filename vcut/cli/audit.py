@@ -43,6 +43,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "model",
         nargs="?",
+        type=values.name,
         default="tiny",
         metavar="MODEL",
         help=f"{', '.join(CONFIGS)}; or a .safetensors file or a diffusers folder (default: tiny)",
@@ -55,7 +56,7 @@ def add(commands: Any) -> None:
     )
     parser.add_argument(
         "--image",
-        type=Path,
+        type=values.path,
         metavar="PICTURE",
         help="whose CLIP embedding is the context (default: unit noise)",
     )

@@ -6,39 +6,32 @@ Whatever can be found wrong without the model is found before it is loaded: no r
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
-import secrets
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vcut.cli import values
+from vcut.cli.clips import Job, plan_clips
 from vcut.config import CONFIGS, PRESETS, SVDConfig
-from vcut.errors import ConfigError, MediaError
+from vcut.errors import MediaError, OutputExistsError
 
 if TYPE_CHECKING:
-    from vcut.sampling import Summary
+    from vcut.sampling import Scale, Summary
 
 EXAMPLES = """\
 examples:
   vcut generate photo.jpg                          photo.mp4 beside it, from the model in the box
   vcut generate photo.jpg -o clip.gif --seed 7     the suffix picks the format
+  vcut generate photo.jpg -o frames                frames/000.png, frames/001.png, ...
   vcut generate photo.jpg --clips 5 -o clips/      clips/photo-0.mp4 ... clips/photo-4.mp4
   vcut generate photos/ -o clips/                  a clip of each picture; those that exist are skipped
   vcut generate photo.jpg --model svd-xt           the real thing, cut at step 17 of 25
   vcut generate photo.jpg --model weights.safetensors --preset baseline
 """
-
-
-@dataclass(frozen=True)
-class Job:
-    """One clip to make."""
-
-    picture: Path
-    output: str  # ends in a slash if it is a folder of frames
-    seed: int
 
 
 def add(commands: Any) -> None:
@@ -55,14 +48,15 @@ def add(commands: Any) -> None:
 
     group = parser.add_argument_group("pictures in, clips out")
     group.add_argument(
-        "pictures", nargs="+", type=Path, metavar="PICTURE", help="a picture, or a folder of them"
+        "pictures", nargs="+", type=values.path, metavar="PICTURE", help="a picture, or a folder of them"
     )
     group.add_argument(
         "-o",
         "--output",
+        type=values.name,
         metavar="PATH",
-        help="a file (.mp4, .gif, .webp), or a folder for clips named after their pictures "
-        "(default: beside each picture)",
+        help="a file (.mp4, .gif, .webp); without suffix a folder of the clip's PNG frames; with a / at the end, "
+        "with --format or for several clips a folder for clips named after their pictures (default: beside each)",
     )
     group.add_argument(
         "--format",
@@ -90,13 +84,16 @@ def add(commands: Any) -> None:
         default="crop",
         help="how pictures of another shape get there: fill and cut, squash, or black bars (default: crop)",
     )
-    group.add_argument("--sheet", type=Path, metavar="PNG", help="also write all frames as one picture")
+    group.add_argument(
+        "--sheet", type=values.path, metavar="PNG", help="also write all frames as one picture"
+    )
     group.add_argument("--overwrite", action="store_true", help="replace clips that exist")
-    group.add_argument("--quiet", action="store_true", help="print errors only")
+    group.add_argument("--quiet", action="store_true", help="print errors and notes on the model only")
 
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model",
+        type=values.name,
         default="tiny",
         metavar="NAME|PATH",
         help=f"{', '.join(CONFIGS)}; or a .safetensors file or a diffusers folder (default: tiny)",
@@ -164,7 +161,7 @@ def add(commands: Any) -> None:
     group.add_argument("--frames", type=values.count, metavar="N", help="default: the model's, 14 or 25")
     group.add_argument(
         "--fps",
-        type=values.count,
+        type=values.rate,
         metavar="N",
         help="frames per second, of the file and told to the model (default: 7)",
     )
@@ -215,18 +212,36 @@ def add(commands: Any) -> None:
 def generate(args: argparse.Namespace) -> None:
     """Make the clips that ``args`` ask for."""
     say = _silent if args.quiet else _say
-    jobs, existing, seed = _plan_clips(args)
-    for job in existing:
+    clips = plan_clips(args)
+    for job in clips.existing:
         say(f"skipped  {job.output} exists")
-    if not jobs:
+    if not clips.jobs:
         return
-    fps, passes = _check_all(args, jobs)
+    fps, passes = _check_all(args, clips.jobs)
+    unusable: list[Path] = []
+    jobs = _usable(clips.jobs, unusable)
+    first = next(jobs, None)
+    if first is not None:  # else not even the model is loaded
+        _make(args, itertools.chain([first], jobs), clips.seed, fps, passes, say)
+    if unusable:
+        total = len({job.picture for job in clips.jobs})
+        raise MediaError(f"{len(unusable)} of {total} pictures cannot be used")
 
+
+def _make(
+    args: argparse.Namespace,
+    jobs: Iterable[Job],
+    seed: int,
+    fps: int,
+    passes: Summary,
+    say: Callable[[str], None],
+) -> None:
+    """Load the model and make the clips."""
     import torch
 
     import vcut
     from vcut import media
-    from vcut.sampling import Branch, triangle
+    from vcut.sampling import Branch
 
     begun = time.perf_counter()
     pipe = vcut.load(
@@ -243,12 +258,13 @@ def generate(args: argparse.Namespace) -> None:
     dtype = str(pipe.unet.dtype).removeprefix("torch.")
     say(f"model    {pipe.config.name}, {dtype} on {pipe.device}, loaded in {loaded:.1f} s")
     if pipe.note:
+        if args.quiet:
+            print(f"vcut: note: {pipe.note}", file=sys.stderr)
         say(f"note     {pipe.note}")
     say(f"preset   {args.preset}: {passes}")
     say(f"seed     {seed}")
     width, height = args.size or (None, None)
-    ends = (args.guidance_min, args.guidance_max)
-    guidance = triangle(*ends) if args.guidance_shape == "triangle" else ends
+    made = 0
     for job in jobs:
         started = time.perf_counter()
         frames = pipe.generate(
@@ -262,7 +278,7 @@ def generate(args: argparse.Namespace) -> None:
             cut=args.cut,
             after=Branch(args.after_context, args.after_latents),
             embedding=args.embedding,
-            guidance=guidance,
+            guidance=_guidance(args),
             fps=fps,
             motion_bucket=args.motion_bucket,
             noise_aug=args.noise_aug,
@@ -278,83 +294,56 @@ def generate(args: argparse.Namespace) -> None:
         if args.sheet:
             media.contact_sheet(frames, args.sheet, overwrite=args.overwrite)
             say(f"wrote    {args.sheet}")
-    if len(jobs) > 1:
-        say(f"done     {len(jobs)} clips in {time.perf_counter() - begun:.1f} s")
+        made += 1
+    if made > 1:
+        say(f"done     {made} clips in {time.perf_counter() - begun:.1f} s")
 
 
-def _plan_clips(args: argparse.Namespace) -> tuple[list[Job], list[Job], int]:
-    """The clips to make, those that exist already, and the first seed."""
-    pictures = list(dict.fromkeys(picture for path in args.pictures for picture in _pictures(path)))
-    many = len(pictures) * args.clips > 1 or any(path.is_dir() for path in args.pictures)
-    if args.sheet and many:
-        raise ConfigError("--sheet goes with one clip, of one picture")
-    seed = secrets.randbelow(2**32) if args.seed is None else args.seed
-    jobs = [
-        Job(picture, _output(args, picture, clip, many), seed + clip)
-        for picture in pictures
-        for clip in range(args.clips)
-    ]
-    made = {Path(job.output) for job in jobs if Path(job.output) != job.picture}
-    jobs = [job for job in jobs if job.picture not in made]  # clips of an earlier run among the pictures
-    owners: dict[str, Path] = {}
-    for job in jobs:
-        owner = owners.setdefault(job.output, job.picture)
-        if owner != job.picture:
-            raise ConfigError(f"{owner} and {job.picture} would both become {job.output}: rename one")
-        if Path(job.output) == job.picture:
-            raise ConfigError(
-                f"the clip of {job.picture} would replace it: choose another --output or --format"
-            )
-    existing = [job for job in jobs if many and not args.overwrite and os.path.lexists(job.output)]
-    return [job for job in jobs if job not in existing], existing, seed
-
-
-def _pictures(path: Path) -> list[Path]:
-    """The picture itself, or those of a folder."""
+def _usable(jobs: Iterable[Job], unusable: list[Path]) -> Iterator[Job]:
+    """The jobs whose pictures can be read, each looked at when its turn comes; the others are said and noted."""
     from vcut import images
 
-    if not path.is_dir():
-        return [path]
-    found = sorted(
-        file for file in path.iterdir() if file.suffix.lower() in images.SUFFIXES and file.is_file()
-    )
-    if not found:
-        raise MediaError(f"{path}: there are no pictures in this folder ({' '.join(images.SUFFIXES)})")
-    return found
+    for picture, clips in itertools.groupby(jobs, key=lambda job: job.picture):
+        job, *others = clips
+        if job.found:
+            try:
+                images.pixels(picture)
+            except MediaError as error:
+                print(f"vcut: skipped: {error}", file=sys.stderr, flush=True)
+                unusable.append(picture)
+                continue
+        yield from (job, *others)
 
 
-def _output(args: argparse.Namespace, picture: Path, clip: int, many: bool) -> str:
-    """Where a clip goes. ``-o`` with a suffix is a file, anything else a folder."""
-    out = args.output
-    if out is not None and Path(out).suffix and not out.endswith("/") and not Path(out).is_dir():
-        if many:
-            raise ConfigError(f"--output {out} is one file for several clips: give a folder ({out}/)")
-        if args.format and Path(out).suffix.lower() != f".{args.format}":
-            raise ConfigError(f"--output {out} and --format {args.format} contradict each other")
-        return str(out)
-    folder = picture.parent if out is None else Path(out)
-    name = f"{picture.stem}-{clip}" if args.clips > 1 else picture.stem
-    end = "/" if args.format == "png" else f".{args.format or 'mp4'}"  # the slash makes a folder of frames
-    return f"{folder / name}{end}"
+def _check_all(args: argparse.Namespace, jobs: Sequence[Job]) -> tuple[int, Summary]:
+    """Raise every fault that can be found without the weights, but for those of pictures found in a folder.
 
-
-def _check_all(args: argparse.Namespace, jobs: list[Job]) -> tuple[int, Summary]:
-    """Raise every fault that can be found without the weights; return the rate and what sampling will cost."""
+    Returns the rate and what sampling will cost.
+    """
     from vcut import images, media
-    from vcut.sampling import Branch, plan, summarize
+    from vcut.sampling import Branch, frame_scales, linear, plan, summarize, without_guidance
 
     config = _configuration(args)
     width, height = args.size or (config.width, config.height)
     images.check_size(height, width, config.stride)
     cut = PRESETS[args.preset].cut_step(args.steps) if args.cut == "preset" else args.cut
-    summary = summarize(plan(args.steps, cut, Branch(args.after_context, args.after_latents), args.embedding))
+    run = plan(args.steps, cut, Branch(args.after_context, args.after_latents), args.embedding)
+    guidance = _guidance(args)
+    scale = guidance if callable(guidance) else linear(*guidance)
+    if (frame_scales(scale, args.frames or config.frames) == 1).all():
+        run = without_guidance(run)  # as the sampler will
     values.device(args.device)
     fps = args.fps or config.fps
     for job in jobs:
         media.check_format(job.output, fps)
         folder = Path(job.output).parent
         if folder.exists() or args.output == job.output:
-            media.check_place(job.output, overwrite=args.overwrite)
+            try:
+                media.check_place(job.output, overwrite=args.overwrite)
+            except OutputExistsError as error:
+                if args.output == job.output and Path(job.output).is_dir():
+                    raise OutputExistsError(f"{error}; {job.output}/ puts the clip into it") from error
+                raise
         else:  # it will be made
             root = next(parent for parent in folder.absolute().parents if parent.exists())
             if not (root.is_dir() and os.access(root, os.W_OK)):
@@ -362,16 +351,23 @@ def _check_all(args: argparse.Namespace, jobs: list[Job]) -> tuple[int, Summary]
     if args.sheet:
         media.check_sheet(args.sheet, overwrite=args.overwrite)
     faults = []
-    for picture in dict.fromkeys(job.picture for job in jobs):
+    for picture in dict.fromkeys(job.picture for job in jobs if not job.found):
         try:
             images.pixels(picture)
         except MediaError as error:
             faults.append(str(error))
     if len(faults) > 1:
-        raise MediaError("\n".join([f"{len(faults)} pictures cannot be used", *faults]))
+        raise MediaError(f"{len(faults)} pictures cannot be used: {', '.join(faults)}")
     if faults:
         raise MediaError(faults[0])
-    return fps, summary
+    return fps, summarize(run)
+
+
+def _guidance(args: argparse.Namespace) -> tuple[float, float] | Scale:
+    from vcut.sampling import triangle
+
+    ends = (args.guidance_min, args.guidance_max)
+    return triangle(*ends) if args.guidance_shape == "triangle" else ends
 
 
 def _configuration(args: argparse.Namespace) -> SVDConfig:

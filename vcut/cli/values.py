@@ -5,12 +5,25 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Collection
+from pathlib import Path
 from typing import Literal, TypeVar
 
 from vcut.config import Mode
 from vcut.errors import ConfigError
 
 N = TypeVar("N", int, float)
+
+
+def name(text: str) -> str:
+    """A name of something. An empty one, as of a variable that was never set, would mean the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a name, got an empty one")
+    return text
+
+
+def path(text: str) -> Path:
+    """A path, which an empty text is not."""
+    return Path(name(text))
 
 
 def count(text: str) -> int:
@@ -26,6 +39,11 @@ def whole(text: str) -> int:
 def seed(text: str) -> int:
     """What a torch generator can be seeded with."""
     return _number(text, int, 0, "a whole number from 0 to 2^63 - 1", 2**63 - 1)
+
+
+def rate(text: str) -> int:
+    """Frames per second that a video can have."""
+    return _number(text, int, 1, "a whole number from 1 to 240", 240)
 
 
 def finite(text: str) -> float:
