@@ -61,6 +61,15 @@ def test_a_pickle_under_another_name_is_not_opened_either(tmp_path: Path) -> Non
         (header({}), "holds no tensors"),
         (header({"a": {"dtype": "F32", "shape": [2]}}), "is damaged"),
         (header([1, 2]), "is damaged"),
+        *(
+            (header({"a": {"dtype": "U8", "shape": shape, "data_offsets": [0, 0]}}), "is damaged")
+            for shape in ("00", 0, None, ["0"], [0, -1], [0.0], [False], [[0]], {"0": 0}, [10**30])
+        ),
+        (header({"a": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0, 0]}}), "is damaged"),
+        (
+            header({"__metadata__": [], "a": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}}),
+            "is damaged",
+        ),
         (
             header({"a": {"dtype": "F3", "shape": [0], "data_offsets": [0, 0]}}),
             "of type F3, which cannot be read",

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ from weights_samples import random_model, sgm_file
 
 from weights_tools import cli
 from weights_tools.errors import ConfigError
+from weights_tools.interrupts import stoppable
 from weights_tools.writer import save
 
 HEADS = ("--head-dim", "32", "--clip-head-dim", "16")
@@ -82,8 +86,11 @@ def test_inspect_lists_every_fault_and_exits_with_2(
         (["--to", "sgm", "--fold", "vcut"], "the sgm layout has no form for cross-attentions"),
         (["--to", "vcut", "--fold", "fast"], "--fold takes baseline, lossless, vcut or tca=MODE,sca=MODE"),
         (["--to", "vcut", "--fold", "tca=on"], "--fold takes"),
+        (["--to", "vcut", "--head-dim", "many"], "invalid int value: 'many' (see "),
+        (["--to", "flax"], "invalid choice: 'flax'"),
+        (["--to", "vcut", "--over"], "unrecognized arguments: --over"),
         (["--to", "vcut", "--head-dim", "0"], "a head size must be positive"),
-        (["--to", "vcut", "--head-dim", "64"], "say the head size (--head-dim)"),
+        (["--to", "vcut", "--head-dim", "64"], "say how many channels each head has"),
     ],
 )
 def test_an_impossible_request_is_one_line(
@@ -121,6 +128,47 @@ def test_an_interrupt_is_said_and_leaves_nothing(
     assert cli.main(["convert", str(source), str(tmp_path / "o.safetensors"), "--to", "vcut", *HEADS]) == 2
     assert capsys.readouterr().err == "interrupted\n"
     assert [path.name for path in tmp_path.iterdir()] == ["svd_xt.safetensors"]
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_ends_a_conversion_as_an_interrupt_does(
+    source: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    number = getattr(signal, name)
+
+    def terminate(path: Path, *arguments: object, **settings: object) -> None:
+        path.write_text("half")
+        os.kill(os.getpid(), number)
+        time.sleep(10)
+
+    monkeypatch.setattr("weights_tools.convert.write", terminate)
+    before = signal.getsignal(number)
+    assert cli.main(["convert", str(source), str(tmp_path / "o.safetensors"), "--to", "vcut", *HEADS]) == 2
+    assert capsys.readouterr().err == "interrupted\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["svd_xt.safetensors"]
+    assert signal.getsignal(number) == before
+
+
+def test_a_second_signal_does_not_stop_the_tidying_up_and_an_ignored_one_stays_ignored() -> None:
+    tidied = False
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with pytest.raises(KeyboardInterrupt), stoppable():  # noqa: PT012
+            os.kill(os.getpid(), signal.SIGHUP)
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(10)
+            finally:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(0.01)
+                tidied = True
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert tidied
 
 
 @pytest.mark.parametrize(

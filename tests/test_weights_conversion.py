@@ -20,7 +20,7 @@ from weights_tools.describe import describe
 from weights_tools.errors import CheckpointError, ConfigError, OutputExistsError, VcutError
 from weights_tools.files import FOLDERS, read
 from weights_tools.fold import fold
-from weights_tools.structure import PARTS, Part, Structure
+from weights_tools.structure import PARTS, Layout, Part, Structure
 from weights_tools.writer import save
 
 HINTS = Hints(head_dim=32, clip_head_dim=16)
@@ -54,7 +54,8 @@ def metadata(path: Path) -> dict[str, str]:
 def test_sgm_to_sgm_keeps_every_key_even_those_vcut_does_not_use(source: Path, tmp_path: Path) -> None:
     convert(source, tmp_path / "again.safetensors", "sgm", hints=HINTS)
     assert_identical(load_file(tmp_path / "again.safetensors"), load_file(source))
-    assert metadata(tmp_path / "again.safetensors") == {"format": "pt"}
+    found = metadata(tmp_path / "again.safetensors")
+    assert (sorted(found), found["format"]) == (["config", "format"], "pt")
 
 
 def test_all_layouts_lead_back_to_the_same_tensors(source: Path, tmp_path: Path) -> None:
@@ -188,13 +189,29 @@ def test_a_configuration_that_contradicts_its_tensors_is_refused(source: Path, t
     convert(source, tmp_path / "a.safetensors", "vcut", hints=HINTS)
     config = json.loads(metadata(tmp_path / "a.safetensors")["config"])
     config["unet"]["layers"] = 2
+    config["unet"]["levels"][1]["attention"] = False
+    config["unet"]["time_id_dim"] = 8
+    config["vae"]["latent_channels"] = 8
+    config["clip"]["image_size"] = 112
+    del config["clip"]["patch_size"]
     save(
         tmp_path / "b.safetensors",
         load_file(tmp_path / "a.safetensors"),
         {"format": "vcut", "config": json.dumps(config)},
     )
-    with pytest.raises(CheckpointError, match=r"its configuration says unet\.layers = 2, its tensors 1"):
+    with pytest.raises(CheckpointError, match="its configuration says") as caught:
         convert(tmp_path / "b.safetensors", tmp_path / "c.safetensors", "vcut")
+    for fault in (
+        "unet.attention = [True, False, False], its tensors [True, True, False]",
+        "unet.layers = 2, its tensors 1",
+        "unet.time_ids * time_id_dim = 24, its tensors 96",
+        "vae.latent_channels = 8, its tensors 4",
+        "clip.image_size = 112, its tensors 224",
+        "clip.patch_size = None, its tensors 56",
+    ):
+        assert fault in str(caught.value)
+    assert str(caught.value).count("its tensors") == 6
+    assert "\n" not in str(caught.value)
 
 
 def test_faults_of_all_networks_come_in_one_error(source: Path, tmp_path: Path) -> None:
@@ -240,10 +257,82 @@ def test_an_existing_output_is_kept_unless_overwritten(source: Path, tmp_path: P
     assert describe(out).faults == ()
 
 
-def test_a_file_can_be_converted_onto_itself(source: Path) -> None:
-    expected = load_file(source)
-    convert(source, source, "sgm", hints=HINTS, overwrite=True)
-    assert_identical(load_file(source), expected)
+def test_the_input_is_never_the_output_nor_inside_it_nor_around_it(source: Path, tmp_path: Path) -> None:
+    before = source.read_bytes()
+    (tmp_path / "link.safetensors").symlink_to(source)
+    for out in (source, tmp_path / "link.safetensors"):
+        with pytest.raises(ConfigError, match="is, contains or lies inside the input"):
+            convert(source, out, "sgm", hints=HINTS, overwrite=True)
+    assert source.read_bytes() == before
+    convert(source, tmp_path / "folder", "diffusers", hints=HINTS)
+    for out in (tmp_path / "folder" / "unet" / "new", tmp_path / "folder"):
+        with pytest.raises(ConfigError, match="is, contains or lies inside the input"):
+            convert(tmp_path / "folder", out, "diffusers", overwrite=True)
+
+
+def test_overwriting_a_folder_never_loses_what_is_not_of_a_converted_model(
+    source: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    convert(source, out, "diffusers", hints=HINTS)
+    convert(source, out, "diffusers", hints=HINTS, overwrite=True, dtype=torch.float16)
+    (out / "unet" / "lora.safetensors").write_text("precious")
+    with pytest.raises(OutputExistsError, match=r"would be lost \(unet/lora\.safetensors\)"):
+        convert(source, out, "diffusers", hints=HINTS, overwrite=True)
+    assert (out / "unet" / "lora.safetensors").read_text() == "precious"
+
+
+def test_a_notice_of_another_kind_is_kept_and_nothing_is_written_without_one(
+    source: Path, tmp_path: Path
+) -> None:
+    notice, out = tmp_path / "out.NOTICE.txt", tmp_path / "out.safetensors"
+    notice.write_text("mine")
+    with pytest.raises(OutputExistsError, match=r"out\.NOTICE\.txt exists already"):
+        convert(source, out, "vcut", hints=HINTS)
+    assert (notice.read_text(), out.exists()) == ("mine", False)
+    convert(source, out, "vcut", hints=HINTS, overwrite=True)
+    assert "Stability AI" in notice.read_text()
+    out.unlink()
+    convert(source, out, "vcut", hints=HINTS)  # our own notice is in nobody's way
+
+
+@pytest.mark.parametrize(("to", "name"), [("sgm", "other.safetensors"), ("diffusers", "other")])
+def test_what_a_vcut_file_says_survives_an_export(
+    source: Path, tmp_path: Path, to: Layout, name: str
+) -> None:
+    convert(source, tmp_path / "a.safetensors", "vcut", hints=HINTS)
+    config = json.loads(metadata(tmp_path / "a.safetensors")["config"])
+    config |= {"name": "mine", "frames": 9, "height": 64, "width": 96, "fps": 12, "motion_bucket": 30}
+    config["vae"]["scale"] = 0.5
+    tensors = load_file(tmp_path / "a.safetensors")
+    save(tmp_path / "b.safetensors", tensors, {"format": "vcut", "config": json.dumps(config)})
+    convert(tmp_path / "b.safetensors", tmp_path / name, to)
+    assert configuration(describe(tmp_path / name)) == config
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "error", "sentence"),
+    [
+        ("unet/config.json", [], CheckpointError, "holds list, expected a JSON object"),
+        ("unet/config.json", {"num_attention_heads": [1, 2]}, CheckpointError, "expected a number or 3"),
+        ("unet/config.json", {"num_attention_heads": [1, 2, "1"]}, CheckpointError, "expected a number or 3"),
+        ("unet/config.json", {"num_attention_heads": "two"}, CheckpointError, "expected a number or 3"),
+        ("unet/config.json", {"num_frames": "many"}, CheckpointError, "num_frames = 'many', expected"),
+        ("image_encoder/config.json", {"num_attention_heads": [4]}, CheckpointError, "expected a positive"),
+        ("vae/config.json", {"scaling_factor": "1"}, CheckpointError, "scaling_factor = '1', expected"),
+        ("vae/config.json", {"norm_num_groups": 16}, ConfigError, "norm_num_groups = 16, expected 32"),
+        ("vcut.json", {"fps": "7"}, CheckpointError, "vcut.json: fps is '7'"),
+    ],
+)
+def test_an_ill_formed_configuration_of_a_folder_is_one_line(
+    tmp_path: Path, file: str, content: object, error: type[VcutError], sentence: str
+) -> None:
+    save(tmp_path / "svd.safetensors", sgm_file(random_model()), {})
+    convert(tmp_path / "svd.safetensors", tmp_path / "out", "diffusers", hints=HINTS)
+    (tmp_path / "out" / file).write_text(json.dumps(content))
+    with pytest.raises(error, match=sentence) as caught:
+        configuration(describe(tmp_path / "out"), HINTS)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, RuntimeError])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from weights_tools.atomic import replacing
+from weights_tools.atomic import Replaceable, replacing
 from weights_tools.errors import OutputExistsError, VcutError
 
 
@@ -76,23 +76,70 @@ def test_an_output_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
     assert target.read_text() == "theirs"
 
 
-@pytest.mark.parametrize("old", ["file", "folder"])
-@pytest.mark.parametrize("new", ["file", "folder"])
-def test_overwriting_replaces_files_and_folders_by_each_other(tmp_path: Path, old: str, new: str) -> None:
-    target = tmp_path / "out"
-    if old == "file":
-        target.write_text("old")
-    else:
-        target.mkdir()
-        (target / "old").write_text("old")
-    with replacing(target, overwrite=True) as temporary:
-        if new == "file":
-            temporary.write_text("new")
-        else:
-            temporary.mkdir()
-            (temporary / "new").write_text("new")
+def make(path: Path, kind: str, *files: str) -> None:
+    if kind == "file":
+        path.write_text(f"{files}")
+        return
+    path.mkdir()
+    for file in files:
+        (path / file).parent.mkdir(parents=True, exist_ok=True)
+        (path / file).write_text(file)
+
+
+def overwrite(target: Path, kind: str, *files: str, replaceable: Replaceable | None = None) -> None:
+    with replacing(target, overwrite=True, replaceable=replaceable) as temporary:
+        make(temporary, kind, *files)
+
+
+@pytest.mark.parametrize(("old", "new"), [("file", "folder"), ("folder", "file")])
+def test_files_and_folders_are_not_replaced_by_each_other(tmp_path: Path, old: str, new: str) -> None:
+    make(tmp_path / "out", old, "a")
+    with pytest.raises(OutputExistsError, match=f"out is a {old} and is not overwritten by a {new}"):
+        overwrite(tmp_path / "out", new, "a")
     assert names(tmp_path) == ["out"]
-    assert target.read_text() == "new" if new == "file" else names(target) == ["new"]
+    assert (tmp_path / "out").is_file() if old == "file" else names(tmp_path / "out") == ["a"]
+
+
+def test_a_file_replaces_a_file(tmp_path: Path) -> None:
+    make(tmp_path / "out", "file", "old")
+    overwrite(tmp_path / "out", "file", "new")
+    assert "new" in (tmp_path / "out").read_text()
+    assert names(tmp_path) == ["out"]
+
+
+def test_a_folder_replaces_one_that_differs_in_numbers_alone(tmp_path: Path) -> None:
+    make(tmp_path / "clip", "folder", "000.png", "001.png", "1000.png")
+    overwrite(tmp_path / "clip", "folder", "000.png")
+    assert names(tmp_path / "clip") == ["000.png"]
+    assert names(tmp_path) == ["clip"]
+
+
+@pytest.mark.parametrize("foreign", ["notes.txt", "holiday.png", "sub/000.png", ".hidden"])
+def test_a_folder_with_anything_else_in_it_is_kept(tmp_path: Path, foreign: str) -> None:
+    make(tmp_path / "clip", "folder", "000.png", foreign)
+    with pytest.raises(OutputExistsError, match=f"clip holds what would be lost \\({foreign}\\)"):
+        overwrite(tmp_path / "clip", "folder", "000.png")
+    assert (tmp_path / "clip" / foreign).read_text() == foreign
+    assert names(tmp_path) == ["clip"]
+
+
+def test_what_may_be_lost_can_be_said_and_is_checked_before_any_work(tmp_path: Path) -> None:
+    make(tmp_path / "model", "folder", "unet/config.json", "unet/mine.json")
+    with (
+        pytest.raises(OutputExistsError, match=r"\(unet/mine\.json\)"),
+        replacing(tmp_path / "model", True, lambda file: file.name == "config.json"),
+    ):
+        pytest.fail("the block ran")
+    overwrite(tmp_path / "model", "folder", "new", replaceable=lambda file: file.suffix == ".json")
+    assert names(tmp_path / "model") == ["new"]
+
+
+def test_a_link_to_a_folder_is_not_looked_through(tmp_path: Path) -> None:
+    make(tmp_path / "photos", "folder", "000.png")
+    make(tmp_path / "clip", "folder", "000.png")
+    (tmp_path / "clip" / "album").symlink_to(tmp_path / "photos")
+    with pytest.raises(OutputExistsError, match="album"):
+        overwrite(tmp_path / "clip", "folder", "000.png")
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:

@@ -5,28 +5,46 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePath
 
 from weights_tools.errors import OutputExistsError, VcutError
 
+Replaceable = Callable[[PurePath], bool]
+"""Whether a file of this path within an existing folder may be lost when the folder is overwritten."""
+
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike[str], overwrite: bool = False) -> Iterator[Path]:
+def replacing(
+    path: str | os.PathLike[str], overwrite: bool = False, replaceable: Replaceable | None = None
+) -> Iterator[Path]:
     """Yield a path to write a file or a folder to; move it to ``path`` when the block ends well.
 
     The yielded path has the name of ``path`` and lies in a hidden folder beside it, so that the suffix is right for
     encoders and the final move stays within one file system. Whatever ends the block early, an interrupt included,
     leaves ``path`` as it was and removes what was written.
 
+    Overwriting a folder never loses what does not belong to it: a folder is not replaced by a file, nor a file by a
+    folder, and a folder only if it holds nothing but ``replaceable`` files.
+
+    Args:
+        path: Where to.
+        overwrite: Replace what is there.
+        replaceable: For folders: what the old one may hold, also checked at the start. By default the files of the
+            new one and others that differ from those only in numbers (008.png of a clip that was longer).
+
     Raises:
-        OutputExistsError: ``path`` exists and ``overwrite`` is false; checked at the start and at the end.
+        OutputExistsError: ``path`` exists and ``overwrite`` is false, or it is not to be replaced; checked at the
+            start and at the end.
         VcutError: the folder is missing or not writable, the disk is full, ``path`` is a device.
     """
     path = Path(path)
     _check_target(path, overwrite)
+    if replaceable is not None:
+        check_folder(path, overwrite, replaceable)
     try:
         room = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     except OSError as error:
@@ -38,13 +56,58 @@ def replacing(path: str | os.PathLike[str], overwrite: bool = False) -> Iterator
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise VcutError(f"the disk is full: {path} was not written") from error
             raise
-        _check_target(path, overwrite)
+        new = room / path.name
+        if new.is_dir():
+            check_folder(path, overwrite, replaceable or _alike(new))
+        else:
+            check_file(path, overwrite)
         try:
-            _move(room / path.name, path, aside=room / "replaced")
+            _move(new, path, aside=room / "replaced")
         except OSError as error:
             raise VcutError(f"cannot put the finished output at {path}: {error.strerror}") from error
     finally:
         shutil.rmtree(room, ignore_errors=True)
+
+
+def check_file(path: Path, overwrite: bool) -> None:
+    """Raise now what :func:`replacing` would raise about a file at ``path``, but for a folder not writable."""
+    _check_target(path, overwrite)
+    if path.is_dir():
+        raise OutputExistsError(f"{path} is a folder and is not overwritten by a file")
+
+
+def check_folder(path: Path, overwrite: bool, replaceable: Replaceable) -> None:
+    """:func:`check_file` for a folder at ``path``."""
+    _check_target(path, overwrite)
+    if not os.path.lexists(path):
+        return
+    if not path.is_dir():
+        raise OutputExistsError(f"{path} is a file and is not overwritten by a folder")
+    if foreign := sorted(str(file) for file in _contents(path) if not replaceable(file)):
+        also = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
+        raise OutputExistsError(
+            f"{path} holds what would be lost ({', '.join(foreign[:3])}{also}) and is not overwritten; choose "
+            "another name"
+        )
+
+
+def _contents(folder: Path) -> Iterator[PurePath]:
+    """The paths in ``folder`` of all files in it, however deep; a link is a file, whatever it leads to."""
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            yield from (PurePath(entry.name) / inner for inner in _contents(entry))
+        else:
+            yield PurePath(entry.name)
+
+
+def _alike(new: Path) -> Replaceable:
+    """Holds for files that ``new`` has too, under the same name up to the numbers in it."""
+
+    def pattern(file: PurePath) -> str:
+        return re.sub(r"\d+", "0", str(file))
+
+    patterns = {pattern(file) for file in _contents(new)}
+    return lambda file: pattern(file) in patterns
 
 
 def _check_target(path: Path, overwrite: bool) -> None:
@@ -63,11 +126,11 @@ def _move(new: Path, path: Path, aside: Path) -> None:
         new.replace(path)
         return
     # a folder cannot be replaced in one step: the old one steps aside, and comes back if the move fails
-    if os.path.lexists(path):
-        path.rename(aside)
     try:
+        if os.path.lexists(path):
+            path.rename(aside)
         new.rename(path)
     except BaseException:
-        if os.path.lexists(aside):
+        if os.path.lexists(aside) and not os.path.lexists(path):
             aside.rename(path)
         raise

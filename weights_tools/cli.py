@@ -15,11 +15,13 @@ from typing import Any, NoReturn
 
 import torch
 
+from weights_tools.arguments import Parser
 from weights_tools.configs import Hints
 from weights_tools.convert import convert
 from weights_tools.describe import Checkpoint, describe
 from weights_tools.errors import ConfigError, VcutError
 from weights_tools.fold import Mode
+from weights_tools.interrupts import stoppable
 from weights_tools.structure import LAYOUTS, UNetStructure
 from weights_tools.writer import Progress
 
@@ -41,11 +43,12 @@ def run() -> NoReturn:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line, by default this process's, and return its exit code."""
     try:
-        args = _parser().parse_args(argv)
-        code: int = args.run(args)
-        sys.stdout.flush()
+        with stoppable():
+            args = _parser().parse_args(argv)
+            code: int = args.run(args)
+            sys.stdout.flush()
         return code
-    except SystemExit as done:  # argparse
+    except SystemExit as done:  # argparse after --help
         return int(done.code or 0)
     except BrokenPipeError:  # the reader has gone, as in `inspect ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -75,10 +78,9 @@ def parse_fold(text: str) -> tuple[Mode | None, Mode | None]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m weights_tools",
         description="Look into Stable Video Diffusion checkpoints and convert them between layouts.",
-        allow_abbrev=False,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -113,7 +115,11 @@ def _parser() -> argparse.ArgumentParser:
         default=Hints.clip_head_dim,
         help="channels of a CLIP attention head, where IN does not say (default %(default)s)",
     )
-    conv.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+    conv.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace OUT if it exists; a folder only if it holds nothing but a converted model",
+    )
     conv.set_defaults(run=_convert)
     return parser
 

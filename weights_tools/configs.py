@@ -7,16 +7,31 @@ from the configuration that the source carries, or from what all published model
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from weights_tools.describe import Checkpoint
 from weights_tools.errors import CheckpointError, ConfigError
-from weights_tools.structure import CLIPStructure, Structure, UNetStructure, VAEStructure
+from weights_tools.files import SETTINGS
+from weights_tools.structure import CLIPStructure, Part, Structure, UNetStructure, VAEStructure
 
 SCALE = 0.18215  # latents are multiplied by it before diffusion
 _NAME = re.compile(r"(?:svd|img2vid)(?P<xt>[-_]xt)?(?P<version>[-_]1[-_.]1)?")
+
+
+DIFFUSERS_FILES = (
+    SETTINGS,
+    "model_index.json",
+    "unet/config.json",
+    "vae/config.json",
+    "image_encoder/config.json",
+    "scheduler/scheduler_config.json",
+    "feature_extractor/preprocessor_config.json",
+)
+"""The names of :func:`diffusers_files`."""
+
+_SETTINGS = ("height", "width", "fps", "motion_bucket")
 
 
 @dataclass(frozen=True)
@@ -31,12 +46,13 @@ class Hints:
 def configuration(checkpoint: Checkpoint, hints: Hints | None = None) -> dict[str, Any]:
     """What ``vcut.config.SVDConfig.from_dict`` reads, for a whole checkpoint.
 
-    A vcut file's own configuration is returned as it is (under ``hints.name`` if given), once it is found to agree
-    with the tensors.
+    The configuration of a file that vcut wrote is returned as it is (under ``hints.name`` if given), once it is found
+    to agree with the tensors.
 
     Raises:
-        CheckpointError: a network is missing, or the file's configuration and its tensors disagree.
-        ConfigError: the heads do not divide the channels.
+        CheckpointError: a network is missing, or what the checkpoint says of itself is ill-formed or disagrees with
+            its tensors.
+        ConfigError: the heads do not divide the channels, or the norms have not 32 groups.
     """
     hints = hints or Hints()
     if checkpoint.missing_parts:
@@ -51,7 +67,9 @@ def configuration(checkpoint: Checkpoint, hints: Hints | None = None) -> dict[st
     assert isinstance(unet, UNetStructure)
     assert isinstance(vae, VAEStructure)
     assert isinstance(clip, CLIPStructure)
-    name = hints.name or guess_name(checkpoint)
+    _check_groups(checkpoint)
+    settings = _settings(checkpoint)
+    name = hints.name or settings.pop("name", None) or guess_name(checkpoint)
     return {
         "name": name,
         "unet": _unet(unet, _unet_heads(unet, checkpoint, hints)),
@@ -61,7 +79,7 @@ def configuration(checkpoint: Checkpoint, hints: Hints | None = None) -> dict[st
             "latent_channels": vae.latent_channels,
             "norm_groups": 32,
             "temporal": vae.temporal,
-            "scale": SCALE,
+            "scale": _scale(checkpoint),
         },
         "clip": {
             "image_size": clip.image_size,
@@ -72,11 +90,12 @@ def configuration(checkpoint: Checkpoint, hints: Hints | None = None) -> dict[st
             "mlp_dim": clip.mlp_dim,
             "embed_dim": clip.embed_dim,
         },
-        "frames": checkpoint.configs.get("unet", {}).get("num_frames", 14 if name == "svd" else 25),
+        "frames": _count(checkpoint, "unet", "num_frames", 14 if name == "svd" else 25),
         "height": 576,
         "width": 1024,
         "fps": 7,
         "motion_bucket": 127,
+        **settings,
     }
 
 
@@ -97,6 +116,8 @@ def folded_configuration(config: dict[str, Any], tca: Any, sca: Any) -> dict[str
 def diffusers_files(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The JSON files of a diffusers checkpoint, by their paths in it, from vcut's configuration.
 
+    One of them is vcut's own, with what the others have no place for; diffusers does not look at it.
+
     Raises:
         ConfigError: a network that diffusers cannot build.
     """
@@ -111,6 +132,7 @@ def diffusers_files(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
     up = [kind.replace("Down", "Up") for kind in reversed(down)]
     n = len(vae["channels"])
     return {
+        SETTINGS: {key: config[key] for key in ("name", *_SETTINGS)},
         "model_index.json": {
             "_class_name": "StableVideoDiffusionPipeline",
             "feature_extractor": ["transformers", "CLIPImageProcessor"],
@@ -218,45 +240,122 @@ def _unet(s: UNetStructure, heads: list[int]) -> dict[str, Any]:
 def _unet_heads(s: UNetStructure, checkpoint: Checkpoint, hints: Hints) -> list[int]:
     said = checkpoint.configs.get("unet", {}).get("num_attention_heads")
     if said is not None:
-        return [said] * len(s.channels) if isinstance(said, int) else list(said)
+        heads = said if isinstance(said, list) else [said] * len(s.channels)
+        if len(heads) != len(s.channels) or not all(_counts(n) for n in heads):
+            raise _ill_formed(
+                checkpoint, "unet", "num_attention_heads", f"a number or {len(s.channels)} numbers", said
+            )
+        return heads
     if any(channels % hints.head_dim for channels in s.channels):
         raise ConfigError(
-            f"the UNet's channels {list(s.channels)} do not divide into heads of {hints.head_dim}: say the head size "
-            "(--head-dim)"
+            f"the UNet's channels {list(s.channels)} do not divide into heads of {hints.head_dim}: "
+            "say how many channels each head has, with "
+            f"{_advice(checkpoint, '--head-dim N')}"
         )
     return [channels // hints.head_dim for channels in s.channels]
 
 
 def _clip_heads(s: CLIPStructure, checkpoint: Checkpoint, hints: Hints) -> int:
-    said = checkpoint.configs.get("clip", {}).get("num_attention_heads")
-    if said is not None:
-        return int(said)
+    if said := _count(checkpoint, "clip", "num_attention_heads", 0):
+        return said
     if s.width % hints.clip_head_dim:
         raise ConfigError(
-            f"CLIP's width {s.width} does not divide into heads of {hints.clip_head_dim}: say the head size "
-            "(--clip-head-dim)"
+            f"CLIP's width {s.width} does not divide into heads of {hints.clip_head_dim}: "
+            "say how many channels each head has, with "
+            f"{_advice(checkpoint, '--clip-head-dim N')}"
         )
     return s.width // hints.clip_head_dim
 
 
+def _advice(checkpoint: Checkpoint, option: str) -> str:
+    return (
+        f"`python -m weights_tools convert {checkpoint.path} OUT.safetensors --to vcut {option}`, and use OUT"
+    )
+
+
+def _counts(value: object) -> bool:
+    return type(value) is int and value > 0
+
+
+def _count(checkpoint: Checkpoint, part: Part, field: str, default: int) -> int:
+    """A positive number from a config.json, or ``default`` where it is not said."""
+    said = checkpoint.configs.get(part, {}).get(field)
+    if said is None:
+        return default
+    if not _counts(said):
+        raise _ill_formed(checkpoint, part, field, "a positive number", said)
+    return int(said)
+
+
+def _scale(checkpoint: Checkpoint) -> float:
+    said = checkpoint.configs.get("vae", {}).get("scaling_factor")
+    if said is None:
+        return SCALE
+    if not isinstance(said, (int, float)) or isinstance(said, bool) or not 0 < said < float("inf"):
+        raise _ill_formed(checkpoint, "vae", "scaling_factor", "a positive number", said)
+    return said
+
+
+def _settings(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What the folder's own settings file says, so far as it concerns the whole model."""
+    said = {key: value for key, value in checkpoint.settings.items() if key in ("name", *_SETTINGS)}
+    for key, value in said.items():
+        if not (isinstance(value, str) if key == "name" else type(value) is int and value >= 0):
+            raise CheckpointError(f"{checkpoint.path / SETTINGS}: {key} is {value!r}, which is none")
+    return said
+
+
+def _check_groups(checkpoint: Checkpoint) -> None:
+    """Norms look the same whatever their groups are; a folder with others would give wrong pictures silently."""
+    for part, config in checkpoint.configs.items():
+        if (said := config.get("norm_num_groups", 32)) != 32:
+            raise ConfigError(
+                f"{checkpoint.path}: the {part}'s config.json has norm_num_groups = {said!r}, expected 32, as "
+                "Stable Video Diffusion has"
+            )
+
+
+def _ill_formed(
+    checkpoint: Checkpoint, part: Part, field: str, expected: str, found: object
+) -> CheckpointError:
+    return CheckpointError(
+        f"{checkpoint.path}: the {part}'s config.json has {field} = {found!r}, expected {expected}"
+    )
+
+
 def _check_agreement(checkpoint: Checkpoint, config: dict[str, Any]) -> None:
+    faults = []
     for part, description in checkpoint.parts.items():
+        said = _said(config.get(part))
         for field, found in _shape_fields(description.structure).items():
-            said = config.get(part, {}).get(field, found)
-            if said != found:
-                raise CheckpointError(
-                    f"{checkpoint.path}: its configuration says {part}.{field} = {said}, its tensors {found}"
-                )
+            if said.get(field) != found:
+                faults.append(f"{part}.{field} = {said.get(field)}, its tensors {found}")
+    if faults:
+        raise CheckpointError(f"{checkpoint.path}: its configuration says {'; '.join(faults)}")
+
+
+def _said(part: object) -> dict[str, Any]:
+    """The configuration of one network with the fields of :func:`_shape_fields`; None for what cannot be read."""
+    if not isinstance(part, dict):
+        return {}
+    said = dict(part)
+    if "levels" in said:
+        levels = said["levels"] if isinstance(said["levels"], list) else []
+        levels = [level if isinstance(level, dict) else {} for level in levels]
+        said["channels"] = [level.get("channels") for level in levels]
+        said["attention"] = [level.get("attention", True) for level in levels]
+        ids, width = said.get("time_ids"), said.get("time_id_dim")
+        if isinstance(ids, int) and isinstance(width, int):
+            said["time_ids * time_id_dim"] = ids * width
+    return said
 
 
 def _shape_fields(s: Structure) -> dict[str, Any]:
     """The fields of vcut's configuration of one network that shapes decide."""
+    fields = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(s).items()}
     if isinstance(s, UNetStructure):
-        full = _unet(s, [0] * len(s.channels))
-        return {
-            k: full[k]
-            for k in ("in_channels", "out_channels", "layers", "depth", "context_dim", "tca", "sca")
-        }
-    if isinstance(s, VAEStructure):
-        return {"channels": list(s.channels), "layers": s.layers, "temporal": s.temporal}
-    return {"width": s.width, "layers": s.layers, "mlp_dim": s.mlp_dim, "embed_dim": s.embed_dim}
+        fields["time_ids * time_id_dim"] = fields.pop("label_dim")
+    if isinstance(s, CLIPStructure):
+        fields["image_size"] = s.image_size
+        del fields["tokens"]
+    return fields

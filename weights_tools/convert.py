@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import torch
 from torch import Tensor
 
-from weights_tools.atomic import replacing
-from weights_tools.configs import Hints, configuration, diffusers_files, folded_configuration
+from weights_tools.atomic import check_file, check_folder, replacing
+from weights_tools.configs import DIFFUSERS_FILES, Hints, configuration, diffusers_files, folded_configuration
 from weights_tools.describe import describe_source
-from weights_tools.errors import ConfigError, OutputExistsError
+from weights_tools.errors import ConfigError
 from weights_tools.files import (
     FOLDERS,
     ROUTES,
@@ -123,7 +124,7 @@ def convert(
 ) -> tuple[str, ...]:
     """Write the checkpoint ``source`` to ``out``: one file (vcut, sgm) or a folder (diffusers), whole or not at all.
 
-    A notice about the licence is written beside it, or into the folder.
+    A notice about the licence is written beside it, or into the folder, as part of the same whole.
 
     Args:
         source: as :func:`weights_tools.files.locate` takes it. All three networks must be there.
@@ -134,24 +135,24 @@ def convert(
         dtype: cast floating-point tensors to this.
         variant: as :func:`weights_tools.files.locate` takes it.
         hints: what the tensors do not say.
-        overwrite: replace ``out`` if it exists.
+        overwrite: replace ``out`` if it exists; a folder only if it holds nothing but files that this writes.
         progress: told the bytes written of each file.
 
     Returns:
         What the user should know, in sentences.
 
     Raises:
-        OutputExistsError: ``out`` exists and ``overwrite`` is false.
+        OutputExistsError: ``out`` or its notice exists and ``overwrite`` is false, or it is not to be replaced.
         CheckpointError: the source is damaged or not whole.
-        ConfigError: the wanted form or layout cannot be made from it.
+        ConfigError: the wanted form or layout cannot be made from it; ``out`` is, contains or lies inside ``source``.
         VcutError: the output cannot be written.
     """
     out = Path(out)
     if to != "diffusers" and out.suffix != ".safetensors":
         raise ConfigError(f"the output {out} must end in .safetensors")
-    if os.path.lexists(out) and not overwrite:  # before the work, not after
-        raise OutputExistsError(f"{out} exists already; choose another name or ask to overwrite it")
+    _check_places(out, to, overwrite)  # before the work, not after
     found = locate(source, variant)
+    _check_apart(found, out)
     for part in PARTS:
         found.require(part)
     description = describe_source(found)
@@ -166,12 +167,15 @@ def convert(
         _write_folder(conversion, out, diffusers_files(config), overwrite, progress)
     else:
         content = conversion.vcut_file if to == "vcut" else conversion.sgm_file
-        metadata = {"format": "vcut", "config": json.dumps(config)} if to == "vcut" else {"format": "pt"}
-        with replacing(out, overwrite) as temporary:
+        metadata = {"format": "vcut" if to == "vcut" else "pt", "config": json.dumps(config)}
+        with ExitStack() as stack:
+            temporary = stack.enter_context(replacing(out, overwrite))
+            if not _has_notice(out):  # moved before the weights, which are never without it
+                notice = stack.enter_context(replacing(_notice_of(out), overwrite))
+                notice.write_text(NOTICE, encoding="utf-8")
             write(temporary, _specs(content(sketching)), content(reading(release=True)), metadata, progress)
     if to == "sgm" and found.layout != "sgm":
         notes.append(LEFT_OUT)
-    _write_notice(out, overwrite)
     return tuple(notes)
 
 
@@ -187,17 +191,48 @@ def _write_folder(
     progress: Progress | None,
 ) -> None:
     fetch = reading(release=True)
-    with replacing(out, overwrite) as folder:
+    with replacing(out, overwrite, _written_into_a_folder) as folder:
         for name, content in files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        (folder / "NOTICE").write_text(NOTICE, encoding="utf-8")
         for part, (subfolder, stem) in FOLDERS.items():
             specs = _specs(conversion.exported(part, "diffusers", sketching))
             tensors = conversion.exported(part, "diffusers", fetch)
             write(folder / subfolder / f"{stem}.safetensors", specs, tensors, {"format": "pt"}, progress)
 
 
-def _write_notice(out: Path, overwrite: bool) -> None:
-    notice = out / "NOTICE" if out.is_dir() else out.with_suffix(".NOTICE.txt")
-    if overwrite or not notice.exists():
-        notice.write_text(NOTICE, encoding="utf-8")
+def _notice_of(out: Path) -> Path:
+    return out.with_suffix(".NOTICE.txt")
+
+
+def _has_notice(out: Path) -> bool:
+    notice = _notice_of(out)
+    return notice.is_file() and notice.read_bytes() == NOTICE.encode()
+
+
+def _written_into_a_folder(file: PurePath) -> bool:
+    weights = {f"{folder}/{stem}.safetensors" for folder, stem in FOLDERS.values()}
+    return file.as_posix() in {*weights, *DIFFUSERS_FILES, "NOTICE"}
+
+
+def _check_places(out: Path, to: Layout, overwrite: bool) -> None:
+    if to == "diffusers":
+        check_folder(out, overwrite, _written_into_a_folder)
+        return
+    check_file(out, overwrite)
+    if not _has_notice(out):
+        check_file(_notice_of(out), overwrite)
+
+
+def _check_apart(source: Source, out: Path) -> None:
+    """Raise unless ``out`` and what is read are apart; overwriting the only copy of the weights loses them."""
+    files = {stored.file for part in source.parts.values() for stored in part.values()}
+    new = out.resolve()
+    for place in (source.path, *sorted(files)):
+        old = place.resolve()
+        same = out.exists() and out.samefile(place)
+        if same or new in (old, *old.parents) or old in new.parents:
+            raise ConfigError(
+                f"the output {out} is, contains or lies inside the input {place}; choose another place"
+            )

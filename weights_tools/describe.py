@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ class Checkpoint:
     faults: tuple[str, ...]
     metadata: dict[str, str]
     configs: dict[Part, dict[str, Any]]
+    settings: dict[str, Any] = field(default_factory=dict)
 
     @property
     def missing_parts(self) -> tuple[Part, ...]:
@@ -43,7 +44,7 @@ class Checkpoint:
 
     @property
     def config(self) -> dict[str, Any] | None:
-        """The configuration that a vcut file carries."""
+        """The configuration that a file written by vcut carries."""
         try:
             data = json.loads(self.metadata.get("config", "null"))
         except ValueError:
@@ -69,7 +70,14 @@ def describe_source(source: Source) -> Checkpoint:
         c, e = unet.context_dim, clip.embed_dim
         faults += [f"the unet takes a context of {c} numbers, clip makes {e}"] if c != e else []
     return Checkpoint(
-        source.path, source.layout, parts, len(source.unused), tuple(faults), source.metadata, source.configs
+        source.path,
+        source.layout,
+        parts,
+        len(source.unused),
+        tuple(faults),
+        source.metadata,
+        source.configs,
+        source.settings,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,9 @@ FOLDERS: dict[Part, tuple[str, str]] = {
 }
 """The folder of each network in a diffusers checkpoint, and its file without ``.safetensors``."""
 
+SETTINGS = "vcut.json"
+"""What a diffusers checkpoint that was exported from vcut says besides: the settings that its own files have not."""
+
 
 @dataclass(frozen=True)
 class Stored:
@@ -90,7 +93,7 @@ class Source:
 
     ``parts`` has part-local names in ``layout``, which ``routes`` leads back to the names in the file; ``unused`` is
     what is known and not needed, ``unknown`` what belongs to nothing, both under the names in the file. ``configs``
-    are the config.json of a diffusers checkpoint.
+    are the config.json of a diffusers checkpoint, ``settings`` its :data:`SETTINGS` file.
     """
 
     path: Path
@@ -101,6 +104,7 @@ class Source:
     metadata: dict[str, str]
     configs: dict[Part, dict[str, Any]]
     routes: Routes
+    settings: dict[str, Any] = field(default_factory=dict)
 
     def shapes(self, part: Part) -> dict[str, Shape]:
         """Name -> shape of one network, as stored."""
@@ -167,7 +171,7 @@ def locate(path: str | os.PathLike[str], variant: str | None = None) -> Source:
     for part, file in present.items():
         parts[part] = dict(_stored(file, read_header(file)))
     configs = {part: _json(file.parent / "config.json") for part, file in present.items()}
-    return Source(path, "diffusers", parts, {}, {}, {}, configs, routes=())
+    return Source(path, "diffusers", parts, {}, {}, {}, configs, (), _json(path / SETTINGS))
 
 
 def read(
@@ -296,7 +300,9 @@ def _json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not readable JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path} holds {type(data).__name__}, expected a JSON object")
     return data

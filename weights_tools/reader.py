@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,10 +98,13 @@ def read_header(path: Path) -> Header:
     try:
         data = json.loads(text)
         metadata = data.pop("__metadata__", {})
-        shapes = {key: tuple(info["shape"]) for key, info in data.items()}
+        if not isinstance(metadata, dict):
+            raise TypeError("metadata")
+        shapes = {key: _sizes(info["shape"]) for key, info in data.items()}
         kinds = {key: str(info["dtype"]) for key, info in data.items()}
-        end = 8 + length + max((info["data_offsets"][1] for info in data.values()), default=0)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        spans = {key: _sizes(info["data_offsets"]) for key, info in data.items()}
+        end = 8 + length + max((stop for _, stop in spans.values()), default=0)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged (its header is not readable): download it again") from error
     if size < end:
         raise CheckpointError(_truncated(path, size, f"{end:,}"))
@@ -114,7 +118,21 @@ def read_header(path: Path) -> Header:
         raise CheckpointError(
             f"{path} holds tensors of type {', '.join(unknown)}, which cannot be read; known: {', '.join(DTYPES)}"
         )
-    return Header(shapes, {key: DTYPES[kind] for key, kind in kinds.items()}, metadata)
+    dtypes = {key: DTYPES[kind] for key, kind in kinds.items()}
+    for key, (start_at, stop) in spans.items():
+        if stop - start_at != math.prod(shapes[key]) * dtypes[key].itemsize:
+            raise CheckpointError(
+                f"{path} is damaged ({key} has {stop - start_at:,} bytes for {kinds[key]} {list(shapes[key])}): "
+                "download it again"
+            )
+    return Header(shapes, dtypes, {key: str(value) for key, value in metadata.items()})
+
+
+def _sizes(numbers: object) -> Shape:
+    """A list of numbers that count something, as JSON has it; anything else raises."""
+    if not isinstance(numbers, list) or any(type(n) is not int or n < 0 for n in numbers):
+        raise TypeError(f"{numbers} is no list of sizes")
+    return tuple(numbers)
 
 
 def _pickle(path: Path) -> str:
