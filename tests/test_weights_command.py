@@ -38,6 +38,7 @@ def command(*arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_inspect_and_convert_in_their_own_process(source: Path, tmp_path: Path) -> None:
     done = command("inspect", source)
     assert (done.returncode, done.stderr) == (0, "")
