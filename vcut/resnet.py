@@ -7,10 +7,10 @@ activations ``[b, f, h, w, c]``, embeddings ``[b, e]``.
 from __future__ import annotations
 
 import torch.nn.functional as F
-from einops import rearrange
+from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from vcut.layers import Conv, FrameNorm, GroupNorm, TemporalConv
+from vcut.layers import Conv, FrameNorm, GroupNorm, TemporalConv, in_parts
 
 
 class SpatialResnet(nn.Module):
@@ -31,12 +31,18 @@ class SpatialResnet(nn.Module):
         self.skip = Conv(in_channels, out_channels, 1) if in_channels != out_channels else None
 
     def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
-        h = self.conv_1(F.silu(self.norm_1(x)))
+        b, f = x.shape[:2]
+        inputs = [rearrange(x, "b f h w c -> 1 (b f) h w c")]
         if self.emb is not None:
             assert emb is not None, "this block was built with an embedding"
-            h = h + rearrange(self.emb(F.silu(emb)), "b c -> b 1 1 1 c")
-        h = F.silu(self.norm_2(h))
-        h = self.conv_2(h)
+            inputs.append(repeat(self.emb(F.silu(emb)), "b c -> 1 (b f) 1 1 c", f=f))
+        return rearrange(in_parts(self._frames, *inputs, dim=1), "1 (b f) h w c -> b f h w c", b=b)
+
+    def _frames(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
+        h = self.conv_1(F.silu(self.norm_1(x), inplace=True))
+        if emb is not None:
+            h = h + emb
+        h = self.conv_2(F.silu(self.norm_2(h), inplace=True))
         return (x if self.skip is None else self.skip(x)) + h
 
 
@@ -55,9 +61,11 @@ class TemporalResnet(nn.Module):
         self.conv_2 = TemporalConv(channels, channels)
 
     def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
-        h = self.conv_1(F.silu(self.norm_1(x)))
+        h = self.conv_1(F.silu(self.norm_1(x), inplace=True))
         if self.emb is not None:
             assert emb is not None, "this block was built with an embedding"
             h = h + rearrange(self.emb(F.silu(emb)), "b c -> b 1 1 1 c")
-        h = F.silu(self.norm_2(h))  # rebound, so that the convolution's input is all that is alive
+        h = F.silu(
+            self.norm_2(h), inplace=True
+        )  # rebound, so that the convolution's input is all that is alive
         return self.conv_2(h)

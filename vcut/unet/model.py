@@ -228,7 +228,7 @@ class UNet(nn.Module):
                 x = layer(torch.cat([x, skips.pop()], dim=-1), emb, own(layer), image_only)
             if up.upsample is not None:
                 x = up.upsample(upsample_nearest(x))
-        return rearrange(self.conv_out(F.silu(self.norm_out(x))), "b f h w c -> b f c h w")
+        return rearrange(self.conv_out(F.silu(self.norm_out(x), inplace=True)), "b f h w c -> b f c h w")
 
     def _check(self, x: Tensor, c_noise: Tensor, time_ids: Tensor) -> None:
         c = self.config

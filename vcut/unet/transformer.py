@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vcut.config import Mode
-from vcut.layers import FrameNorm, Modules
+from vcut.layers import FrameNorm, Modules, in_parts
 from vcut.unet.attention import Axis, BlockContext, Cached, SelfAttention, cross_attention
 from vcut.unet.blend import temporal_share
 from vcut.unet.embedding import EmbeddingMLP, sinusoid
@@ -27,7 +27,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         value, gate = self.proj_in(x).chunk(2, dim=-1)
-        return self.proj_out(value * F.gelu(gate))
+        return self.proj_out(F.gelu(gate).mul_(value))
 
 
 class Block(nn.Module):
@@ -49,11 +49,28 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, context: Cached) -> Tensor:
         if self.ff_in is not None and self.ff_in_norm is not None:
-            x = x + self.ff_in(self.ff_in_norm(x))
-        x = x + self.attn(self.attn_norm(x))
+            x = feed_forward(self.ff_in_norm, self.ff_in, x)
+        x = self._self_attention(x)
         if self.cross is not None:
             x = x + self.cross(x, context)
-        return x + self.ff(self.ff_norm(x))
+        return feed_forward(self.ff_norm, self.ff, x)
+
+    def _self_attention(self, x: Tensor) -> Tensor:
+        """``x + attn(norm(x))``, some frames at a time over space, some pixels over time."""
+
+        def part(x: Tensor) -> Tensor:
+            return x + self.attn(self.attn_norm(x))
+
+        if self.attn.axis == "time":
+            return in_parts(part, x, dim=2, growth=4)
+        frames = in_parts(part, rearrange(x, "b f n c -> 1 (b f) n c"), dim=1, growth=4)
+        return frames.view(x.shape)
+
+
+def feed_forward(norm: nn.LayerNorm, ff: FeedForward, x: Tensor) -> Tensor:
+    """``x + ff(norm(x))`` of ``[b, f, n, c]``, some tokens at a time: the hidden layer is eight times as wide."""
+    tokens = in_parts(lambda part: part + ff(norm(part)), x.flatten(0, 2), growth=8)
+    return tokens.view(x.shape)
 
 
 class Transformer(nn.Module):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from vcut.layers import FrameNorm
+from vcut.layers import FrameNorm, in_parts
 
 EPS = 1e-6
 """Of every norm in the autoencoder but those of the temporal resnets."""
@@ -31,6 +31,9 @@ class FrameAttention(nn.Module):
         self.to_out = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        return in_parts(self._frames, x, dim=1)
+
+    def _frames(self, x: Tensor) -> Tensor:
         tokens = rearrange(self.norm(x), "b f h w c -> (b f) 1 (h w) c")  # the 1 is the head
         y = F.scaled_dot_product_attention(self.to_q(tokens), self.to_k(tokens), self.to_v(tokens))
         return x + self.to_out(y).view(x.shape)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vcut.config import VAEConfig
-from vcut.layers import Conv, FrameNorm, Modules, TemporalConv, upsample_nearest
+from vcut.layers import Conv, FrameNorm, Modules, TemporalConv, in_parts, upsample_nearest
 from vcut.resnet import SpatialResnet, TemporalResnet
 from vcut.vae.attention import EPS, FrameAttention
 
@@ -61,8 +61,11 @@ class Decoder(nn.Module):
                 x = resnet(x)
             if level.upsample is not None:
                 x = level.upsample(x)  # [b, f, H, W, c] in the end
-        x = self.conv_out(F.silu(self.norm_out(x)))  # [b, f, H, W, 3]
+        x = in_parts(self._pictures, x, dim=1)  # [b, f, H, W, 3]
         return x if self.conv_out_time is None else self.conv_out_time(x)
+
+    def _pictures(self, x: Tensor) -> Tensor:
+        return self.conv_out(F.silu(self.norm_out(x), inplace=True))
 
 
 class DecoderLevel(nn.Module):
@@ -103,11 +106,14 @@ class DecoderResnet(nn.Module):
         s = self.spatial(x)
         if self.temporal is None or self.mix_factor is None:
             return s
-        return s + self.mix_factor.sigmoid() * self.temporal(s)
+        return torch.addcmul(s, self.mix_factor.sigmoid(), self.temporal(s))
 
 
 class Upsample(Conv):
     """Double h and w by repetition, then a 3x3 convolution."""
 
     def forward(self, x: Tensor) -> Tensor:
+        return in_parts(self._frames, x, dim=1, growth=4)
+
+    def _frames(self, x: Tensor) -> Tensor:
         return super().forward(upsample_nearest(x))

@@ -51,7 +51,7 @@ class Encoder(nn.Module):
         x = self.conv_in(x)  # [b, f, H, W, c]
         x = self.down(x)  # [b, f, h, w, c]
         x = self.mid(x)
-        return self.conv_out(F.silu(self.norm_out(x)))
+        return self.conv_out(F.silu(self.norm_out(x), inplace=True))
 
 
 class EncoderLevel(nn.Module):

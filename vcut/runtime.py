@@ -1,0 +1,31 @@
+"""Settings of the process that make it faster. Nothing here happens by itself: the command calls it, you may.
+
+Importing vcut changes no setting.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+"""Of glibc's malloc.h."""
+
+
+def keep_large_blocks() -> bool:
+    """Let the C library keep the memory of freed tensors for the next ones; for the whole process, for good.
+
+    By default glibc maps every block above some hundred KiB anew and gives it back when freed, so that each large
+    tensor is paid for by page faults, 4 KiB at a time.
+
+    Returns:
+        Whether it took effect: False where the C library is not glibc.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    largest = 2**31 - 1
+    wanted = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, largest), (M_TOP_PAD, 64 << 20))
+    return all(mallopt(option, value) == 1 for option, value in wanted)
