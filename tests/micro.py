@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
-import vcut
-from vcut.config import TINY, Level
+from vcut.config import CLIPConfig, Level, SVDConfig, UNetConfig, VAEConfig
+from vcut.loading import random_model
 from vcut.pipeline import Pipeline
 
-MICRO = dataclasses.replace(
-    TINY,
-    name="micro",
-    unet=dataclasses.replace(TINY.unet, levels=(Level(32, 2), Level(32, 2))),
-    vae=dataclasses.replace(TINY.vae, channels=(32, 32, 32, 32)),
+MICRO = SVDConfig(
+    "micro",
+    unet=UNetConfig(levels=(Level(32, 2), Level(32, 2)), layers=1, context_dim=64, time_id_dim=32),
+    vae=VAEConfig(channels=(32, 32, 32, 32)),
+    clip=CLIPConfig(image_size=224, patch_size=32, width=64, layers=2, heads=4, mlp_dim=256, embed_dim=64),
     frames=3,
     height=32,
     width=32,
@@ -22,4 +21,4 @@ MICRO = dataclasses.replace(
 
 def micro(preset: str = "vcut", **options: Any) -> Pipeline:
     """Seeded random weights: the same at every call."""
-    return vcut.load("tiny", preset=preset, config=MICRO, **options)
+    return random_model(MICRO, preset=preset, **options)

@@ -9,7 +9,7 @@ import torch
 from micro import MICRO
 from torch import Tensor
 
-import vcut
+from vcut.loading import random_model
 from vcut.pipeline import Pipeline
 
 FILE = Path(__file__).parent / "data" / "pipeline_micro.safetensors"
@@ -19,7 +19,7 @@ SEED = 42
 def micro_like_diffusers() -> Pipeline:
     """The micro model with the norm eps of diffusers, and seeded weights."""
     unet = dataclasses.replace(MICRO.unet, diffusers_norm_eps=True)
-    return vcut.load("tiny", preset="baseline", config=dataclasses.replace(MICRO, unet=unet))
+    return random_model(dataclasses.replace(MICRO, unet=unet), preset="baseline")
 
 
 def picture() -> Tensor:

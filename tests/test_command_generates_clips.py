@@ -13,6 +13,7 @@ from PIL import Image
 
 from vcut import cli, media
 from vcut.config import CONFIGS, SVDConfig
+from vcut.errors import OutOfMemoryError
 from vcut.sampling import Branch
 
 
@@ -31,7 +32,10 @@ class Stub:
     config: SVDConfig
     calls: Calls
     note: str | None = "a note about the weights"
-    device: str = "cpu"
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
 
     @property
     def unet(self) -> torch.Tensor:
@@ -87,6 +91,8 @@ def test_defaults_leave_everything_to_the_library(photo: str, calls: Calls) -> N
             "dtype": None,
             "device": None,
             "vae_dtype": torch.float32,
+            "decode_dtype": None,
+            "offload": False,
             "variant": None,
         }
     ]
@@ -152,7 +158,8 @@ def test_an_option_reaches_the_sampler(
         ("--tca linear_cached --sca true", {"tca": "linear_cached", "sca": True}),
         ("--tca false", {"tca": False, "sca": None}),
         ("--dtype bfloat16 --vae-dtype float16", {"dtype": torch.bfloat16, "vae_dtype": torch.float16}),
-        ("--device cpu", {"device": "cpu"}),
+        ("--vae-dtype float32 --decode-dtype float16", {"decode_dtype": torch.float16}),
+        ("--device cpu --offload", {"device": "cpu", "offload": True}),
         ("--variant fp16", {"variant": "fp16"}),
         ("--model svd", {"model": "svd"}),
     ],
@@ -354,3 +361,39 @@ def test_overwrite_replaces_clip_and_sheet(photo: str) -> None:
         Path(name).write_bytes(b"made before")
     assert vcut(photo, "--sheet", "sheet.png", "--overwrite") == 0
     assert b"made before" not in (Path("photo.mp4").read_bytes(), Path("sheet.png").read_bytes())
+
+
+def test_pixels_are_enlarged_by_repetition(photo: str) -> None:
+    assert vcut(photo, "-o", "frames", "--enlarge", "2", "--size", "32x16") == 0
+    frame = np.asarray(Image.open("frames/001.png"))
+    assert frame.shape == (32, 64, 3)
+    assert (frame[::2, ::2] == frame[1::2, 1::2]).all()
+
+
+def test_decoding_that_does_not_fit_is_tried_again_with_fewer_frames(
+    photo: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    latents = torch.zeros(1, 9, 4, 1, 1)
+    chunks: list[int] = []
+
+    def generate(*_: Any, **__: Any) -> torch.Tensor:
+        raise OutOfMemoryError("decoding does not fit", latents)
+
+    def decode(_: Stub, given: torch.Tensor, chunk: int) -> torch.Tensor:
+        assert given is latents
+        chunks.append(chunk)
+        if chunk > 2:
+            raise OutOfMemoryError("decoding does not fit", latents)
+        return torch.zeros(1, 9, 3, 16, 16)
+
+    monkeypatch.setattr(Stub, "generate", generate)
+    monkeypatch.setattr(Stub, "decode", decode, raising=False)
+    assert vcut(photo, "-o", "clip.mp4") == 0
+    assert chunks == [4, 2]
+    assert "now 2 frames at a time" in capsys.readouterr().out
+    assert media.read("clip.mp4")[0].shape[0] == 9
+
+
+def test_what_cannot_be_combined_is_refused(photo: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert vcut(photo, "--compile", "--offload") == 2
+    assert "exclude each other" in capsys.readouterr().err

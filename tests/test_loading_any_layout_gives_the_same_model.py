@@ -11,7 +11,7 @@ import torch
 from micro import MICRO, micro
 
 import vcut
-from vcut.config import PRESETS, SVD, SVD_XT, SVD_XT_1_1, SVDConfig
+from vcut.config import PRESETS, SVD, SVD_XT, SVD_XT_1_1, TINY, SVDConfig
 from vcut.errors import CheckpointError, ConfigError
 from vcut.pipeline import Pipeline
 from weights_tools.cli import main as weights
@@ -107,8 +107,9 @@ def test_the_published_configurations() -> None:
     assert SVD.unet == SVD_XT.unet == SVD_XT_1_1.unet
 
 
-def test_tiny_says_that_its_weights_are_random() -> None:
-    assert "random weights" in (vcut.load("tiny").note or "")
+def test_tiny_says_what_it_is() -> None:
+    assert "the small model in the box" in (vcut.load("tiny").note or "")
+    assert vcut.load("tiny", preset="baseline").config == TINY
 
 
 def test_loading_leaves_the_global_generator_alone() -> None:

@@ -7,19 +7,20 @@ from typing import Any
 
 import pytest
 import torch
+from micro import MICRO
 from torch._dynamo.testing import CompileCounter
 
-import vcut
-from vcut.config import TINY, Level
+from vcut.config import Level
+from vcut.loading import random_model
 
 
 @pytest.mark.slow
 @torch.no_grad()
 def test_guided_and_cut_steps_are_two_graphs_and_a_second_image_adds_none() -> None:
-    small = dataclasses.replace(TINY.unet, levels=(Level(32, 2),))
-    pipe = vcut.load("tiny", preset="vcut", config=dataclasses.replace(TINY, unet=small))
+    small = dataclasses.replace(MICRO.unet, levels=(Level(32, 2),))
+    pipe = random_model(dataclasses.replace(MICRO, unet=small))
     settings: dict[str, Any] = dict(steps=4, cut=3, frames=3)
-    pictures = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    pictures = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     expected = [pipe.generate(picture, **settings) for picture in pictures]
 
     counter = CompileCounter()

@@ -6,27 +6,10 @@ import dataclasses
 
 import torch
 
-from vcut.config import CLIPConfig, Level, SVDConfig, UNetConfig, VAEConfig
+from vcut.config import TINY
 
-CONFIG = SVDConfig(
-    "tiny",
-    unet=UNetConfig(
-        in_channels=16,
-        out_channels=8,
-        levels=(Level(64, 4), Level(64, 4)),
-        layers=1,
-        context_dim=64,
-        time_id_dim=32,
-    ),
-    vae=VAEConfig(channels=(64, 64, 64, 64), layers=2, latent_channels=8),
-    clip=CLIPConfig(image_size=224, patch_size=28, width=48, layers=2, heads=4, mlp_dim=192, embed_dim=64),
-    frames=8,
-    height=32,
-    width=32,
-)
-"""Widths: 32 groups, which the published models have and diffusers insists on, need at least 64 channels. With one
-channel in a group, a norm takes every channel's mean away: pictures of one flat colour all decode to the same.
-Two layers in the VAE and 224 pixels for CLIP are also what diffusers insists on."""
+CONFIG = TINY
+"""What is trained: the model in the box."""
 
 SHALLOW = dataclasses.replace(CONFIG.vae, layers=0, temporal=False)
 """The autoencoder while it learns pictures: five times less work, and then grown without changing a result."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vcut import hub as hub
     from vcut import images as images
     from vcut import media as media
+    from vcut import runtime as runtime
     from vcut import sampling as sampling
     from vcut import tables as tables
     from vcut import unet as unet
@@ -36,6 +37,7 @@ _MODULES = {
     "hub",
     "images",
     "media",
+    "runtime",
     "sampling",
     "tables",
     "unet",

@@ -5,6 +5,7 @@ from weights_tools.errors import (
     ConfigError,
     MediaError,
     NotFiniteError,
+    OutOfMemoryError,
     OutputExistsError,
     VcutError,
 )
@@ -14,6 +15,7 @@ __all__ = [
     "ConfigError",
     "MediaError",
     "NotFiniteError",
+    "OutOfMemoryError",
     "OutputExistsError",
     "VcutError",
 ]

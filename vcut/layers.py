@@ -41,7 +41,7 @@ def in_parts(compute: Callable[..., Tensor], *inputs: Tensor, dim: int = 0, grow
         return compute(*inputs)
     out: Tensor | None = None
     for start, *parts in zip(
-        range(0, slices, count), *(tensor.split(count, dim) for tensor in inputs), strict=True
+        range(0, slices, count), *(torch.split(tensor, count, dim) for tensor in inputs), strict=True
     ):
         result = compute(*parts)
         if out is None:
@@ -74,7 +74,7 @@ class GroupNorm(nn.GroupNorm):
         tokens = x.flatten(1, -2)  # [n, t, c]
         mean = tokens.mean(dim=1, keepdim=True, dtype=dtype)  # per channel, [n, 1, c]
         centred = tokens - mean
-        squares = [part.square().sum(dim=1) for part in centred.split(TOKENS, dim=1)]
+        squares = [part.square().sum(dim=1) for part in torch.split(centred, TOKENS, dim=1)]
         var = torch.stack(squares).sum(0) / tokens.shape[1]
         mean_g = rearrange(mean, "n 1 (g k) -> n g k", g=self.num_groups)
         var_g = rearrange(var, "n (g k) -> n g k", g=self.num_groups)

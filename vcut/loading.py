@@ -11,9 +11,9 @@ import torch
 
 from vcut import hub
 from vcut.clip import CLIPVisionEncoder
-from vcut.config import CONFIGS, PRESETS, TINY, Mode, Preset, SVDConfig
+from vcut.config import CONFIGS, PRESETS, Mode, SVDConfig
 from vcut.errors import CheckpointError, ConfigError
-from vcut.pipeline import Pipeline
+from vcut.pipeline import Pipeline, for_inference
 from vcut.unet import UNet, fold
 from vcut.vae import VAE
 from weights_tools import files
@@ -22,6 +22,11 @@ from weights_tools.describe import describe
 from weights_tools.structure import Part
 
 N = TypeVar("N", UNet, VAE, CLIPVisionEncoder)
+
+BOXED = Path(__file__).parent / "weights" / "tiny.safetensors"
+"""The model that comes with the package; its card is docs/tiny.md."""
+
+NOTE = "tiny is the small model in the box: it knows six moving shapes of 32x32 pixels, and nothing else"
 
 
 def load(
@@ -33,12 +38,16 @@ def load(
     dtype: torch.dtype | None = None,
     device: str | torch.device | None = None,
     vae_dtype: torch.dtype = torch.float32,
+    decode_dtype: torch.dtype | None = None,
+    offload: bool = False,
     config: SVDConfig | None = None,
     variant: str | None = None,
     token: str | None = None,
     local_only: bool = False,
 ) -> Pipeline:
     """Load a model, its cross-attentions folded to the preset's form.
+
+    Without a change of dtype, tensors on the CPU are the file's own pages, read when first used.
 
     Args:
         model: ``'tiny'``; ``'svd'``, ``'svd-xt'``, ``'svd-xt-1-1'`` (found or downloaded); a diffusers folder; or a
@@ -49,6 +58,8 @@ def load(
         dtype: of the UNet and CLIP; by default float16 on CUDA and float32 elsewhere.
         device: by default CUDA if there is one, else the CPU.
         vae_dtype: of the VAE; float16 overflows with the published weights.
+        decode_dtype: of the VAE's decoder, if another; it is the encoder that is known to overflow.
+        offload: keep the networks in main memory, and each on ``device`` only while it is at work.
         config: the architecture of a file that does not say it and is not the published one.
         variant: ``'fp16'`` for the half-precision files of a folder or of the Hub.
         token: access token of the Hub, by default the one that ``hf auth login`` stored.
@@ -70,12 +81,12 @@ def load(
         raise ConfigError(f"there is no device {device!r}; use 'cpu', 'cuda', 'cuda:1' or 'mps'") from error
     if dtype is None:
         dtype = torch.float16 if place.type == "cuda" else torch.float32
-    if str(model) == "tiny":
-        return _random(config or TINY, chosen, dtype, vae_dtype).to(place)
+    home = torch.device("cpu") if offload else place
 
-    path = hub.find(
-        model if isinstance(model, str) else Path(model), variant=variant, token=token, local_only=local_only
-    )
+    path = BOXED
+    if str(model) != "tiny":
+        name = model if isinstance(model, str) else Path(model)
+        path = hub.find(name, variant=variant, token=token, local_only=local_only)
     found = config or config_of(path, str(model), variant)
     found = dataclasses.replace(found, unet=dataclasses.replace(found.unet, tca=chosen.tca, sca=chosen.sca))
 
@@ -89,18 +100,40 @@ def load(
         except RuntimeError as error:
             detail = str(error).replace("\n\t", "\n  ")
             raise CheckpointError(f"{path} is not of the configuration {found.name!r}: {detail}") from error
-        empty.eval().requires_grad_(False).to(place)
-        if place.type == "cuda":  # the activations' layout, for cuDNN; CPU weights stay views of the file
-            empty.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
-        return empty
+        return for_inference(empty, home)
 
     return Pipeline(
         unet=network(UNet, "unet", dtype),
-        vae=network(VAE, "vae", vae_dtype),
+        vae=network(VAE, "vae", vae_dtype).decode_in(decode_dtype or vae_dtype),
         clip=network(CLIPVisionEncoder, "clip", dtype),
         config=found,
         preset=chosen,
+        note=NOTE if path == BOXED else None,
+        run_on=place if offload else None,
     )
+
+
+def random_model(
+    config: SVDConfig,
+    *,
+    preset: str = "vcut",
+    dtype: torch.dtype = torch.float32,
+    vae_dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+) -> Pipeline:
+    """A model of any configuration with weights drawn from ``seed``, for tests and measurements.
+
+    Its clips show nothing. The global generator stays as it is. On the CPU; cross-attentions in the preset's form.
+    """
+    chosen = PRESETS[preset]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        unet = fold(UNet(config.unet), tca=chosen.tca, sca=chosen.sca).to(dtype)
+        vae = VAE(config.vae).to(vae_dtype)
+        clip = CLIPVisionEncoder(config.clip).to(dtype)
+    for network in (unet, vae, clip):
+        network.eval().requires_grad_(False)
+    return Pipeline(unet, vae, clip, dataclasses.replace(config, unet=unet.config), chosen)
 
 
 def config_of(path: Path, model: str, variant: str | None = None) -> SVDConfig:
@@ -117,18 +150,3 @@ def config_of(path: Path, model: str, variant: str | None = None) -> SVDConfig:
 def default_device() -> str:
     """CUDA if there is one, else the CPU. MPS has to be asked for: it has no fused attention for long sequences."""
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _random(
-    config: SVDConfig, preset: Preset, dtype: torch.dtype, vae_dtype: torch.dtype, seed: int = 0
-) -> Pipeline:
-    """A model with weights drawn from ``seed``, whatever the global generator's state."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        unet = fold(UNet(config.unet), tca=preset.tca, sca=preset.sca).to(dtype)
-        vae = VAE(config.vae).to(vae_dtype)
-        clip = CLIPVisionEncoder(config.clip).to(dtype)
-    for network in (unet, vae, clip):
-        network.eval().requires_grad_(False)
-    note = "tiny has random weights: it shows that everything runs, its clips show nothing"
-    return Pipeline(unet, vae, clip, dataclasses.replace(config, unet=unet.config), preset, note)

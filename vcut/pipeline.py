@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import operator
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from einops import rearrange
@@ -16,7 +17,7 @@ from vcut import images as pictures
 from vcut.clip import CLIPVisionEncoder, preprocess
 from vcut.conditioning import Conditioning, bind
 from vcut.config import Preset, SVDConfig
-from vcut.errors import ConfigError, NotFiniteError
+from vcut.errors import ConfigError, NotFiniteError, OutOfMemoryError
 from vcut.sampling import (
     MEAN,
     Branch,
@@ -34,12 +35,15 @@ from vcut.sampling import (
 from vcut.unet import UNet
 from vcut.vae import VAE
 
+N = TypeVar("N", UNet, VAE, CLIPVisionEncoder)
+
 
 @dataclass(frozen=True)
 class Pipeline:
     """A loaded model. It holds networks and settings and no state of any run.
 
-    ``note`` is what a user should be told about the weights, if anything.
+    ``note`` is what a user should be told about the weights, if anything. With ``run_on`` the networks stay where
+    they are, and each is copied to that device while it is at work, and no longer: offloading.
     """
 
     unet: UNet
@@ -48,11 +52,12 @@ class Pipeline:
     config: SVDConfig
     preset: Preset
     note: str | None = None
+    run_on: torch.device | None = None
 
     @property
     def device(self) -> torch.device:
-        """Where the UNet is, and the run happens."""
-        return self.unet.conv_in.weight.device
+        """Where the run happens: where the UNet is, or is brought."""
+        return self.run_on or self.unet.conv_in.weight.device
 
     def to(self, device: torch.device | str) -> Pipeline:
         """Move the networks to ``device``, in place, and return this model."""
@@ -127,6 +132,7 @@ class Pipeline:
             ConfigError: a setting out of range, before any work.
             MediaError: a picture that cannot be read.
             NotFiniteError: NaN or infinity in the latents or in the decoded frames.
+            OutOfMemoryError: a stage that does not fit; it says what takes less, and holds finished latents.
         """
         config = self.config
         frames = config.frames if frames is None else frames
@@ -160,24 +166,27 @@ class Pipeline:
             got = list(noise.shape) if isinstance(noise, Tensor) else type(noise).__name__
             raise ConfigError(f"noise must be {list(drawn.shape)}, got {got}")
 
-        conditioning = self.condition(
-            pixels.to(self.device),
-            image_noise.to(self.device),
-            fps=fps,
-            motion_bucket=motion_bucket,
-            noise_aug=noise_aug,
-        )
-        latents = sample(
-            precondition(bind(self.unet, conditioning, sequential=sequential)),
-            noise.to(self.device),
-            levels,
-            run,
-            scale,
-            churn=churn,
-            generators=generators,
-            callback=callback,
-            progress=progress,
-        )
+        with _stage("encoding the picture", "take a smaller size"):
+            conditioning = self.condition(
+                pixels.to(self.device),
+                image_noise.to(self.device),
+                fps=fps,
+                motion_bucket=motion_bucket,
+                noise_aug=noise_aug,
+            )
+        less = "a smaller size, fewer frames or fewer clips at a time"
+        with _stage("sampling", f"take {less}" if sequential else f"run sequential, or take {less}"):
+            latents = sample(
+                precondition(bind(self._placed(self.unet), conditioning, sequential=sequential)),
+                noise.to(self.device),
+                levels,
+                run,
+                scale,
+                churn=churn,
+                generators=generators,
+                callback=callback,
+                progress=progress,
+            )
         result = self.decode(latents, decode_chunk)
         return result if batch else result[0]
 
@@ -188,24 +197,59 @@ class Pipeline:
 
         CLIP sees the clean picture, the VAE the noised one; its latents stay unscaled.
         """
-        weight = self.clip.proj.weight
-        embedding = self.clip(preprocess(pixels, self.config.clip.image_size).to(weight.dtype))
+        prepared = preprocess(pixels, self.config.clip.image_size).to(self.clip.proj.weight.dtype)
+        embedding = self._placed(self.clip)(prepared)
         noised = pixels + noise_aug * image_noise
         # one picture at a time, for memory, and so that a batch cannot differ from its single runs
-        latents = torch.cat([self.vae.encode(picture) for picture in noised[:, None]])
+        vae = self._placed(self.vae)
+        latents = torch.cat([vae.encode(picture) for picture in noised[:, None]])
         numbers = [float(fps - 1), float(motion_bucket), float(noise_aug)]
         time_ids = torch.tensor([numbers] * len(pixels), device=pixels.device)
         return Conditioning(rearrange(embedding, "n d -> n 1 d"), latents, time_ids)
 
     def decode(self, latents: Tensor, chunk: int | None = 14) -> Tensor:
         """Frames ``[n, f, 3, H, W]`` in 0..1 of ``latents [n, f, 4, h, w]`` as the sampler leaves them."""
-        decoded = self.vae.decode(latents / self.config.vae.scale, chunk).float()
+        now = "all at once" if chunk is None else f"{chunk}"
+        with _stage("decoding", f"decode fewer frames at a time (now {now}), or in half precision", latents):
+            decoded = self._placed(self.vae).decode(latents / self.config.vae.scale, chunk).float()
         if not torch.isfinite(decoded).all():
             raise NotFiniteError(
-                f"the decoded frames hold NaN or infinity: the VAE ran in {self.vae.dtype}, "
-                "which overflows in float16. Load with vae_dtype=torch.float32"
+                f"the decoded frames hold NaN or infinity: the VAE ran in {self.vae.dtype}, its decoder in "
+                f"{self.vae.decode_dtype}; float16 overflows. Load with vae_dtype=torch.float32"
             )
         return decoded.add_(1).div_(2).clamp_(0, 1)
+
+    def _placed(self, network: N) -> N:
+        """The network where the run happens: itself, or with offloading a copy, which dies with its last use."""
+        return network if self.run_on is None else copied_to(network, self.run_on)
+
+
+def copied_to(network: N, device: torch.device) -> N:
+    """An equal network on ``device``; tensors that are there already are shared."""
+    with torch.device("meta"):
+        empty = type(network)(network.config)
+    empty.load_state_dict({name: t.to(device) for name, t in network.state_dict().items()}, assign=True)
+    return for_inference(empty, device)
+
+
+def for_inference(network: N, device: torch.device) -> N:
+    """Freeze ``network`` in place and put it on ``device``, on a GPU in the activations' layout, for cuDNN."""
+    network.eval().requires_grad_(False).to(device)
+    if device.type == "cuda":  # CPU weights stay views of the file
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+    return network
+
+
+@contextlib.contextmanager
+def _stage(what: str, advice: str, latents: Tensor | None = None) -> Iterator[None]:
+    """Turn torch's out-of-memory errors into one that says what to do."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        lacking = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in str(error)
+        if not lacking or isinstance(error, OutOfMemoryError):
+            raise
+        raise OutOfMemoryError(f"{what} does not fit into memory: {advice}", latents) from error
 
 
 def check_settings(*, frames: int, fps: int, motion_bucket: int, noise_aug: float) -> None:

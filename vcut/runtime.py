@@ -8,6 +8,8 @@ from __future__ import annotations
 import ctypes
 import sys
 
+import torch
+
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 """Of glibc's malloc.h."""
 
@@ -29,3 +31,12 @@ def keep_large_blocks() -> bool:
     largest = 2**31 - 1
     wanted = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, largest), (M_TOP_PAD, 64 << 20))
     return all(mallopt(option, value) == 1 for option, value in wanted)
+
+
+def is_emulated(dtype: torch.dtype) -> bool:
+    """Whether this machine's CPU has no arithmetic of its own for ``dtype``, so that float32 is faster."""
+    if dtype == torch.bfloat16:
+        return not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if dtype == torch.float16:
+        return not torch.ops.mkldnn._is_mkldnn_fp16_supported()
+    return False

@@ -16,22 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 from vcut.cli import values
 from vcut.cli.clips import Job, plan_clips
+from vcut.cli.generate_options import EXAMPLES, add_options
 from vcut.config import CONFIGS, PRESETS, SVDConfig
-from vcut.errors import MediaError, OutputExistsError
+from vcut.errors import ConfigError, MediaError, OutputExistsError
 
 if TYPE_CHECKING:
-    from vcut.sampling import Scale, Summary
+    from torch import Tensor
 
-EXAMPLES = """\
-examples:
-  vcut generate photo.jpg                          photo.mp4 beside it, from the model in the box
-  vcut generate photo.jpg -o clip.gif --seed 7     the suffix picks the format
-  vcut generate photo.jpg -o frames                frames/000.png, frames/001.png, ...
-  vcut generate photo.jpg --clips 5 -o clips/      clips/photo-0.mp4 ... clips/photo-4.mp4
-  vcut generate photos/ -o clips/                  a clip of each picture; those that exist are skipped
-  vcut generate photo.jpg --model svd-xt           the real thing, cut at step 17 of 25
-  vcut generate photo.jpg --model weights.safetensors --preset baseline
-"""
+    from vcut.pipeline import Pipeline
+    from vcut.sampling import Scale, Summary
 
 
 def add(commands: Any) -> None:
@@ -45,168 +38,7 @@ def add(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=generate)
-
-    group = parser.add_argument_group("pictures in, clips out")
-    group.add_argument(
-        "pictures", nargs="+", type=values.path, metavar="PICTURE", help="a picture, or a folder of them"
-    )
-    group.add_argument(
-        "-o",
-        "--output",
-        type=values.name,
-        metavar="PATH",
-        help="a file (.mp4, .gif, .webp); without suffix a folder of the clip's PNG frames; with a / at the end, "
-        "with --format or for several clips a folder for clips named after their pictures (default: beside each)",
-    )
-    group.add_argument(
-        "--format",
-        choices=("mp4", "gif", "webp", "png"),
-        help="of clips named after their pictures; png is a folder of frames (default: mp4)",
-    )
-    group.add_argument(
-        "--clips", type=values.count, default=1, metavar="N", help="clips of each picture (default: 1)"
-    )
-    group.add_argument(
-        "--seed",
-        type=values.seed,
-        metavar="N",
-        help="clip i of a picture is made from seed N + i (default: random, printed)",
-    )
-    group.add_argument(
-        "--size",
-        type=values.size,
-        metavar="WxH",
-        help="width x height in pixels, multiples of 64 (default: the model's, 1024x576)",
-    )
-    group.add_argument(
-        "--fit",
-        choices=("crop", "resize", "pad"),
-        default="crop",
-        help="how pictures of another shape get there: fill and cut, squash, or black bars (default: crop)",
-    )
-    group.add_argument(
-        "--sheet", type=values.path, metavar="PNG", help="also write all frames as one picture"
-    )
-    group.add_argument("--overwrite", action="store_true", help="replace clips that exist")
-    group.add_argument("--quiet", action="store_true", help="print errors and notes on the model only")
-
-    group = parser.add_argument_group("model")
-    group.add_argument(
-        "--model",
-        type=values.name,
-        default="tiny",
-        metavar="NAME|PATH",
-        help=f"{', '.join(CONFIGS)}; or a .safetensors file or a diffusers folder (default: tiny)",
-    )
-    group.add_argument(
-        "--preset",
-        choices=tuple(PRESETS),
-        default="vcut",
-        help="baseline: as published; lossless: equal output, less work; vcut: the paper's cut (default)",
-    )
-    for flag, kind in (("--tca", "temporal"), ("--sca", "spatial")):
-        group.add_argument(
-            flag,
-            type=values.mode,
-            metavar="true|linear_cached|false",
-            help=f"{kind} cross-attention, instead of the preset's",
-        )
-    group.add_argument("--variant", choices=("fp16",), help="download half-precision weights, half as large")
-
-    group = parser.add_argument_group("sampling")
-    group.add_argument(
-        "--steps", type=values.count, default=25, metavar="N", help="denoising steps (default: 25)"
-    )
-    group.add_argument(
-        "--cut",
-        type=values.cut,
-        default="preset",
-        metavar="N|none",
-        help="first step without guidance, from 1; none never cuts (default: the preset's, vcut: 17 of 25)",
-    )
-    for part in ("context", "latents"):
-        group.add_argument(
-            f"--after-{part}",
-            choices=("cond", "mean", "uncond"),
-            default="mean" if part == "context" else "cond",
-            help=f"{part} of the steps after the cut (default: %(default)s)",
-        )
-    group.add_argument(
-        "--embedding",
-        type=values.steps,
-        metavar="all|none|A-B",
-        help="steps whose passes receive the image embedding, the rest get zeros: the experiment of the paper's "
-        "figure 2 (default: all)",
-    )
-    group.add_argument(
-        "--guidance-min",
-        type=values.finite,
-        default=1.0,
-        metavar="X",
-        help="at the first frame (default: 1.0)",
-    )
-    group.add_argument(
-        "--guidance-max",
-        type=values.finite,
-        default=3.0,
-        metavar="X",
-        help="at the last frame (default: 3.0)",
-    )
-    group.add_argument(
-        "--guidance-shape",
-        choices=("linear", "triangle"),
-        default="linear",
-        help="triangle reaches the maximum at the middle frame and comes back (default: linear)",
-    )
-    group.add_argument("--frames", type=values.count, metavar="N", help="default: the model's, 14 or 25")
-    group.add_argument(
-        "--fps",
-        type=values.rate,
-        metavar="N",
-        help="frames per second, of the file and told to the model (default: 7)",
-    )
-    group.add_argument(
-        "--motion-bucket",
-        type=values.whole,
-        metavar="N",
-        help="amount of motion, more is more (default: 127, of about 1 to 255)",
-    )
-    group.add_argument(
-        "--noise-aug",
-        type=values.strength,
-        default=0.02,
-        metavar="X",
-        help="noise on the picture: more frees the motion from it (default: 0.02)",
-    )
-
-    group = parser.add_argument_group("speed and memory")
-    group.add_argument(
-        "--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps (default: auto)"
-    )
-    group.add_argument(
-        "--dtype",
-        choices=("auto", "float32", "float16", "bfloat16"),
-        default="auto",
-        help="auto: float16 on a GPU, float32 on the CPU (default)",
-    )
-    group.add_argument(
-        "--vae-dtype",
-        choices=("float32", "float16", "bfloat16"),
-        default="float32",
-        help="float16 overflows with the published VAE (default: float32)",
-    )
-    group.add_argument(
-        "--decode-chunk",
-        type=values.count,
-        default=14,
-        metavar="N",
-        help="frames decoded at a time; fewer need less memory, and change the frames a little (default: 14)",
-    )
-    group.add_argument(
-        "--sequential",
-        action="store_true",
-        help="the two passes of a guided step one after the other: slower, less memory, equal output",
-    )
+    add_options(parser)
 
 
 def generate(args: argparse.Namespace) -> None:
@@ -240,9 +72,13 @@ def _make(
     import torch
 
     import vcut
-    from vcut import media
+    from vcut import media, runtime
+    from vcut.errors import OutOfMemoryError
     from vcut.sampling import Branch
 
+    runtime.keep_large_blocks()
+    if args.matmul_precision is not None:
+        torch.set_float32_matmul_precision(args.matmul_precision)
     begun = time.perf_counter()
     pipe = vcut.load(
         args.model,
@@ -252,8 +88,12 @@ def _make(
         dtype=None if args.dtype == "auto" else getattr(torch, args.dtype),
         device=values.device(args.device),
         vae_dtype=getattr(torch, args.vae_dtype),
+        decode_dtype=None if args.decode_dtype is None else getattr(torch, args.decode_dtype),
+        offload=args.offload,
         variant=args.variant,
     )
+    if args.compile:
+        pipe.unet.compile()
     loaded = time.perf_counter() - begun
     dtype = str(pipe.unet.dtype).removeprefix("torch.")
     say(f"model    {pipe.config.name}, {dtype} on {pipe.device}, loaded in {loaded:.1f} s")
@@ -261,31 +101,43 @@ def _make(
         if args.quiet:
             print(f"vcut: note: {pipe.note}", file=sys.stderr)
         say(f"note     {pipe.note}")
+    if (
+        pipe.device.type == "cpu"
+        and pipe.unet.dtype != torch.float32
+        and runtime.is_emulated(pipe.unet.dtype)
+    ):
+        say(f"note     this CPU has no {dtype} arithmetic: --dtype float32 is many times faster")
     say(f"preset   {args.preset}: {passes}")
     say(f"seed     {seed}")
     width, height = args.size or (None, None)
     made = 0
     for job in jobs:
         started = time.perf_counter()
-        frames = pipe.generate(
-            job.picture,
-            seed=job.seed,
-            frames=args.frames,
-            height=height,
-            width=width,
-            fit=args.fit,
-            steps=args.steps,
-            cut=args.cut,
-            after=Branch(args.after_context, args.after_latents),
-            embedding=args.embedding,
-            guidance=_guidance(args),
-            fps=fps,
-            motion_bucket=args.motion_bucket,
-            noise_aug=args.noise_aug,
-            decode_chunk=args.decode_chunk,
-            sequential=args.sequential,
-            progress=not args.quiet,
-        )
+        try:
+            frames = pipe.generate(
+                job.picture,
+                seed=job.seed,
+                frames=args.frames,
+                height=height,
+                width=width,
+                fit=args.fit,
+                steps=args.steps,
+                cut=args.cut,
+                after=Branch(args.after_context, args.after_latents),
+                embedding=args.embedding,
+                guidance=_guidance(args),
+                fps=fps,
+                motion_bucket=args.motion_bucket,
+                noise_aug=args.noise_aug,
+                decode_chunk=args.decode_chunk,
+                sequential=args.sequential,
+                progress=not args.quiet,
+            )
+        except OutOfMemoryError as error:
+            if error.latents is None:
+                raise
+            frames = _decode_with_less(pipe, error.latents, args.decode_chunk, say)
+        frames = frames.repeat_interleave(args.enlarge, -2).repeat_interleave(args.enlarge, -1)
         Path(job.output).parent.mkdir(parents=True, exist_ok=True)
         media.write(frames, job.output, fps, overwrite=args.overwrite)
         f, _, h, w = frames.shape
@@ -297,6 +149,20 @@ def _make(
         made += 1
     if made > 1:
         say(f"done     {made} clips in {time.perf_counter() - begun:.1f} s")
+
+
+def _decode_with_less(pipe: Pipeline, latents: Tensor, chunk: int, say: Callable[[str], None]) -> Tensor:
+    """Decode finished latents in ever smaller chunks, until they fit or are single frames."""
+    from vcut.errors import OutOfMemoryError
+
+    while chunk > 1:
+        chunk = min(chunk, latents.shape[1]) // 2 or 1
+        say(f"note     decoding did not fit into memory, now {chunk} frames at a time")
+        try:
+            return pipe.decode(latents, chunk)[0]
+        except OutOfMemoryError:
+            continue
+    raise OutOfMemoryError("decoding a single frame does not fit into memory: take --decode-dtype float16")
 
 
 def _usable(jobs: Iterable[Job], unusable: list[Path]) -> Iterator[Job]:
@@ -333,6 +199,10 @@ def _check_all(args: argparse.Namespace, jobs: Sequence[Job]) -> tuple[int, Summ
     if (frame_scales(scale, args.frames or config.frames) == 1).all():
         run = without_guidance(run)  # as the sampler will
     values.device(args.device)
+    if args.compile and args.offload:
+        raise ConfigError(
+            "--compile and --offload exclude each other: an offloaded network is new at each clip"
+        )
     fps = args.fps or config.fps
     for job in jobs:
         media.check_format(job.output, fps)

@@ -17,7 +17,7 @@ from vcut.vae.encoder import Encoder
 
 
 class VAE(nn.Module):
-    """The autoencoder, computing in the dtype of its parameters; inputs are cast to it.
+    """The autoencoder, each half computing in the dtype of its parameters; inputs are cast to it.
 
     Neither direction touches ``config.scale``: the conditioning latent is used unscaled, and who samples
     divides by the scale before decoding. ``encoder`` and ``decoder`` may be called by themselves, batched
@@ -36,8 +36,20 @@ class VAE(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the parameters, hence of every result."""
+        """Of the encoder's parameters, hence of the latents."""
         return self.quant_conv.weight.dtype
+
+    @property
+    def decode_dtype(self) -> torch.dtype:
+        """Of the decoder's parameters, hence of the frames."""
+        return self.decoder.conv_in.weight.dtype
+
+    def decode_in(self, dtype: torch.dtype) -> VAE:
+        """Cast the decoder alone, in place: in half precision it is the encoder that is known to overflow."""
+        self.decoder.to(dtype)
+        if self.post_quant_conv is not None:
+            self.post_quant_conv.to(dtype)
+        return self
 
     def moments(self, images: Tensor) -> Tensor:
         """The posterior of ``images [b, 3, H, W]`` in -1..1: mean and log variance, ``[b, 2 z, h, w]``.
@@ -71,7 +83,7 @@ class VAE(nn.Module):
         self._check_latents(latents, chunk)
         b, f, _, h, w = latents.shape
         step, stride = chunk or f, self.config.stride
-        frames = latents.new_empty((b, f, 3, h * stride, w * stride), dtype=self.dtype)
+        frames = latents.new_empty((b, f, 3, h * stride, w * stride), dtype=self.decode_dtype)
         for i in range(b):
             for start in range(0, f, step):
                 part = slice(start, start + step)
@@ -80,7 +92,7 @@ class VAE(nn.Module):
 
     def _decode_together(self, z: Tensor) -> Tensor:
         """Frames ``[f, 3, H, W]`` of the latents ``[f, z, h, w]`` of one chunk."""
-        x = rearrange(z.to(self.dtype), "f c h w -> 1 f h w c").contiguous()
+        x = rearrange(z.to(self.decode_dtype), "f c h w -> 1 f h w c").contiguous()
         if self.post_quant_conv is not None:
             x = self.post_quant_conv(x)
         return rearrange(self.decoder(x), "1 f h w c -> f c h w")

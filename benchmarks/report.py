@@ -1,0 +1,231 @@
+"""What was measured, as plain values in a JSON file, as tables and as a plot."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import os
+import platform
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from benchmarks.worker import CONTENDERS
+from vcut.text_table import Table
+
+PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "tgate", "DeepCache", "numpy")
+REFERENCES = {"diffusers": "x installed", "diffusers-same": "x same settings"}
+"""Whose time is divided by a row's, and the column's name."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One contender in one case; rows of the same case are compared.
+
+    Attributes:
+        case: what was run.
+        contender: who ran it.
+        seconds: of each round.
+        peak: bytes that were resident at the most, above what was before.
+        flop: floating-point operations of one run, two per multiply-accumulate, as this contender computes it.
+        attainable: GFLOP/s of the largest matrix products on this machine, measured in the same rounds.
+        difference: from the case's first row: largest over largest, and norm over norm.
+        details: further columns by name.
+    """
+
+    case: str
+    contender: str
+    seconds: list[float]
+    peak: int | None = None
+    flop: int | None = None
+    attainable: float | None = None
+    difference: tuple[float, float] | None = None
+    details: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def median(self) -> float:
+        """Of the seconds."""
+        return statistics.median(self.seconds)
+
+    @property
+    def rate(self) -> float | None:
+        """GFLOP/s."""
+        return None if self.flop is None else self.flop / self.median / 1e9
+
+
+@dataclass(frozen=True)
+class Section:
+    """What one script measured: ``missing`` says what did not run, and why."""
+
+    name: str
+    title: str
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+    missing: dict[str, str] = field(default_factory=dict)
+    machine: dict[str, str] = field(default_factory=dict)
+    command: str = ""
+
+    def tables(self) -> tuple[Table, ...]:
+        """One table for each case, or one of all where there are many."""
+        cases = list(dict.fromkeys(row.case for row in self.rows))
+        if len(cases) <= 4:
+            return tuple(self._table(case, [case]) for case in cases)
+        return (self._table(self.title, cases),)
+
+    def _table(self, title: str, cases: Sequence[str]) -> Table:
+        lines = []
+        for case in cases:
+            rows = [row for row in self.rows if row.case == case]
+            for row in rows:
+                name = row.contender if len(cases) == 1 else f"{case}: {row.contender}"
+                lines.append({"": name, **_cells(row, rows)})
+        head = list(dict.fromkeys(name for line in lines for name in line))
+        body = tuple(tuple(line.get(name, "") for name in head) for line in lines)
+        return Table(title, tuple(head), body)
+
+    def lines(self) -> list[str]:
+        """What stands below the tables."""
+        failed = [f"{name} did not run: `{reason}`" for name, reason in self.missing.items()]
+        load = self.machine.get("load average", "?")
+        return [
+            *self.notes,
+            *failed,
+            f"`{self.command}`, {self.machine.get('date', '?')}, load before: {load}.",
+        ]
+
+    def __str__(self) -> str:
+        tables = "\n\n".join(map(str, self.tables()))
+        machine = [f"{name}: {text}" for name, text in self.machine.items()]
+        return "\n".join([self.title, "", tables, "", *self.lines(), *machine])
+
+    def markdown(self) -> str:
+        """As a chapter of the report."""
+        tables = [text for table in self.tables() for text in (table.markdown(), "")]
+        return "\n".join([f"## {self.title}", "", *tables, *(f"- {line}" for line in self.lines())])
+
+
+def _cells(row: Row, rows: Sequence[Row]) -> dict[str, str]:
+    """The columns that apply."""
+    named = {other.contender: other for other in rows}
+    spread = f"{min(row.seconds):.2f} to {max(row.seconds):.2f}"
+    cells = {"seconds": f"{row.median:.2f}", "spread": f"{spread} ({len(row.seconds)})"}
+    for reference, column in REFERENCES.items():
+        if (other := named.get(CONTENDERS[reference])) is not None:
+            cells[column] = f"{other.median / row.median:.2f}"
+    if (rate := row.rate) is not None:
+        cells["GFLOP/s"] = f"{rate:.0f}"
+        if row.attainable:
+            cells["of the peak"] = f"{rate / row.attainable:.0%}"
+    if row.peak is not None:
+        cells["memory, GiB"] = f"{row.peak / 2**30:.2f}"
+        same = named.get(CONTENDERS["diffusers-same"])
+        if same is not None and same.peak:
+            cells["memory of same"] = f"{row.peak / same.peak:.0%}"
+    cells |= {name: f"{value:.2f}" for name, value in row.details.items()}
+    if row.difference is not None:
+        cells["difference, max"], cells["norm"] = (f"{value:.1e}" for value in row.difference)
+    return cells
+
+
+def machine() -> dict[str, str]:
+    """This machine and what is installed, in words."""
+    cpu = next(
+        (line.split(":", 1)[1].strip() for line in _read("/proc/cpuinfo") if line.startswith("model name")),
+        platform.processor() or platform.machine(),
+    )
+    total = next((line.split()[1] for line in _read("/proc/meminfo") if line.startswith("MemTotal")), "0")
+    flags = next((line for line in _read("/proc/cpuinfo") if line.startswith("flags")), "").split()
+    vectors = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in flags]
+    pages = " ".join(_read("/sys/kernel/mm/transparent_hugepage/enabled")) or "?"
+    return {
+        "CPU": f"{cpu} ({', '.join(vectors) or 'vector extensions unknown'})",
+        "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
+        "memory": f"{int(total) / 2**20:.0f} GiB",
+        "system": f"{platform.system()} {platform.release()}, {' '.join(platform.libc_ver())}, huge pages {pages}",
+        "Python": platform.python_version(),
+        "versions": ", ".join(f"{name} {_version(name)}" for name in PACKAGES),
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "load average": f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "?",
+    }
+
+
+def save(path: Path, sections: Sequence[Section]) -> None:
+    """Write sections as JSON."""
+    path.write_text(json.dumps([dataclasses.asdict(section) for section in sections], indent=1) + "\n")
+
+
+def load(path: Path) -> list[Section]:
+    """Read what :func:`save` wrote; nothing if there is no such file."""
+    if not path.is_file():
+        return []
+    return [_section(data) for data in json.loads(path.read_text())]
+
+
+def merged(old: Sequence[Section], new: Sequence[Section], order: Sequence[str]) -> list[Section]:
+    """``new`` in the place of the sections of the same name, all in ``order``."""
+    sections = {section.name: section for section in (*old, *new)}
+    return [sections[name] for name in order if name in sections]
+
+
+def _section(data: dict[str, Any]) -> Section:
+    rows = tuple(Row(**{**row, "difference": _pair(row["difference"])}) for row in data["rows"])
+    return Section(**{**data, "rows": rows, "notes": tuple(data["notes"])})
+
+
+def _pair(values: list[float] | None) -> tuple[float, float] | None:
+    return None if values is None else (values[0], values[1])
+
+
+INTRODUCTION = """\
+Each table is one run of one script. The contenders have the same random weights and inputs, each is a process of its
+own, and they take turns: a warm-up of all, then rounds of all. *seconds* is the median, *spread* the fastest to the
+slowest and how many. *x installed* and *x same settings* say how many times as fast as diffusers a row is: as
+installed, with nothing set; and with the two settings of the process that the vcut command makes, an allocator that
+keeps large blocks (`vcut.runtime.keep_large_blocks`) and `torch.set_float32_matmul_precision("medium")`. *memory* is
+the most that was resident beyond the weights, *memory of same* its share of what diffusers with the same settings
+takes; *difference* that of the output from the first row's: largest over largest, and norm over norm.
+"""
+
+
+def page(sections: Sequence[Section]) -> str:
+    """The report, in Markdown."""
+    lines = ["# Benchmarks", "", INTRODUCTION, "![The same numbers as bars and curves](benchmarks.png)", ""]
+    for found, names in _machines(sections).items():
+        lines += [f"Measured on this machine: {', '.join(names)}.", ""]
+        lines += [f"- {name}: {text}" for name, text in found] + [""]
+    for section in sections:
+        lines += [section.markdown(), ""]
+    lines += [
+        "## Again",
+        "",
+        '`pip install -e ".[bench]"`, then `python -m benchmarks`; `--only unet_call` runs one script and leaves',
+        "the other chapters as they are, `--report` builds this page anew from `benchmarks.json`.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _machines(sections: Sequence[Section]) -> dict[tuple[tuple[str, str], ...], list[str]]:
+    """Machines, each with the sections that were measured there; one, unless the chapters are from several."""
+    machines: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for section in sections:
+        fixed = [
+            (name, text) for name, text in section.machine.items() if name not in ("date", "load average")
+        ]
+        machines.setdefault(tuple(fixed), []).append(section.name)
+    return machines
+
+
+def _read(path: str) -> list[str]:
+    file = Path(path)
+    return file.read_text().splitlines() if file.is_file() else []
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"

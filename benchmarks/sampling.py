@@ -1,0 +1,278 @@
+"""Whole sampling, 25 steps from noise to latents: vcut's presets beside diffusers' pipeline, T-GATE and DeepCache.
+
+    python -m benchmarks.sampling [--frames 4 --height 64 --width 128] [--rounds 2]
+
+The UNet has its full width; CLIP and the VAE's encoder, which run once, are small ones, so that the loop is what is
+measured. Picture, noise and weights are the same: the baseline and the lossless preset must give diffusers' latents,
+and the difference of the others is their approximation's (on random weights: a trained model differs less, or more).
+
+T-GATE (``tgate``) and DeepCache (``DeepCache``) are run on diffusers with the settings that their authors give for
+Stable Video Diffusion: gate at step 10, and every third step computed, with branch 0. A warm-up is two steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks import command, unet_call
+from benchmarks.report import Row, Section
+from benchmarks.rounds import Entry, alternate, difference, workers
+from benchmarks.unet_call import FORMS, Call, entry_notes, flop, matrix_peak
+from benchmarks.weights import configuration, write_part
+from benchmarks.worker import CONTENDERS, Built, first_line
+from vcut import images
+from vcut.clip import CLIPVisionEncoder
+from vcut.conditioning import bind
+from vcut.config import PRESETS, TINY, SVDConfig, VAEConfig
+from vcut.pipeline import Pipeline
+from vcut.sampling import karras_sigmas, linear, plan, precondition, sample, summarize
+from vcut.unet import UNet, fold
+from vcut.vae import VAE
+from weights_tools.files import read
+
+MODULE = "benchmarks.sampling"
+WARM_UP = " (two steps)"
+TGATE, DEEPCACHE = "T-GATE on diffusers", "DeepCache on diffusers"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Sizes in pixels; ``gate_step`` is T-GATE's, ``interval`` DeepCache's."""
+
+    model: str = "svd-xt"
+    frames: int = 4
+    height: int = 64
+    width: int = 128
+    steps: int = 25
+    gate_step: int = 10
+    interval: int = 3
+    rounds: int = 2
+    minutes: float = 13.0
+
+
+FULL = Settings()
+QUICK = Settings(
+    "tiny", frames=3, height=64, width=64, steps=4, gate_step=2, interval=2, rounds=1, minutes=1.0
+)
+
+
+def run(settings: Settings, folder: Path) -> Section:
+    """Measure everyone in turn."""
+    config = small_ends(configuration(settings.model))
+    full = write_part(folder, configuration(settings.model), "unet", "float32")
+    ends = {part: write_part(folder, config, part, "float32") for part in ("vae", "clip")}
+    cut = PRESETS["vcut"].cut_step(settings.steps)
+    case = f"{settings.steps} steps, {settings.frames} frames of {settings.width}x{settings.height}, float32"
+    command.progress(f"whole sampling: {case}")
+
+    with ExitStack() as stack:
+        paths = {"unet": str(full), **{part: str(path) for part, path in ends.items()}}
+        build = {"paths": paths, "settings": dataclasses.asdict(settings)}
+        processes, built = workers(stack, MODULE, dict.fromkeys(CONTENDERS, build))
+        missing = {name: reason for reply in built.values() for name, reason in reply["missing"].items()}
+        names = [
+            (who, variant)
+            for who, reply in built.items()
+            for variant in reply["variants"]
+            if not variant.endswith(WARM_UP)
+        ]
+        entries = [
+            Entry(
+                processes[who], variant, variant + WARM_UP, trim=True, optional=variant in (TGATE, DEEPCACHE)
+            )
+            for who, variant in names
+        ]
+        best: list[float] = []
+
+        def peak() -> None:
+            best.append(matrix_peak(processes["vcut"], "float32", settings.model))
+
+        alternate(entries, rounds=settings.rounds, minutes=settings.minutes, between=peak)
+        threads = str(processes["vcut"].settings["threads"])
+
+    expected = entries[0].result()
+    rows = []
+    for (_, variant), entry in zip(names, entries, strict=True):
+        if entry.error is not None:
+            missing[variant] = entry.error
+            continue
+        operations = _flop(config, settings, variant)
+        rows.append(
+            Row(
+                case,
+                variant,
+                entry.seconds,
+                peak=entry.peak,
+                flop=operations,
+                attainable=max(best),
+                difference=difference(entry.result(), expected),
+            )
+        )
+    return Section(
+        "sampling",
+        "A whole run of the sampler",
+        tuple(rows),
+        notes=(
+            f"{settings.model}; guidance 1 to 3; vcut cuts at step {cut} of {settings.steps}, T-GATE gates at step "
+            f"{settings.gate_step}, DeepCache computes every {settings.interval}. step in full.",
+            *entry_notes(entries),
+        ),
+        missing=missing,
+        machine={"threads": threads},
+    )
+
+
+def small_ends(config: SVDConfig) -> SVDConfig:
+    """The same UNet between the CLIP of the tiny model and a narrow VAE."""
+    clip = dataclasses.replace(TINY.clip, embed_dim=config.unet.context_dim)
+    vae = VAEConfig(channels=(32, 32, 64, 64), latent_channels=config.vae.latent_channels)
+    return dataclasses.replace(config, name=f"{config.name}-small-ends", vae=vae, clip=clip)
+
+
+def _flop(config: SVDConfig, settings: Settings, variant: str) -> int | None:
+    """Operations of the UNet's calls, where the method is counted here."""
+    stride = config.vae.stride
+    call = Call(settings.frames, settings.height // stride, settings.width // stride)
+    if variant in (CONTENDERS["diffusers"], CONTENDERS["diffusers-same"]):
+        return settings.steps * flop(config, call, published=True)
+    for form, label in FORMS.items():
+        if variant == label:
+            summary = summarize(plan(settings.steps, PRESETS[form].cut_step(settings.steps)))
+            both, one = (dataclasses.replace(call, form=form, batch=batch) for batch in (2, 1))
+            guided = summary.guided
+            return guided * flop(config, both, published=False) + (settings.steps - guided) * flop(
+                config, one, published=False
+            )
+    return None
+
+
+def picture(height: int, width: int) -> Any:
+    """A PIL image of soft blotches."""
+    from PIL import Image
+
+    coarse = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def build(contender: str, *, paths: dict[str, str], settings: dict[str, Any]) -> Built:
+    """In a worker: runs of the sampler, and the same of two steps."""
+    chosen = Settings(**settings)
+    config = small_ends(configuration(chosen.model))
+    places = {part: Path(path) for part, path in paths.items()}
+    missing: dict[str, str] = {}
+    if contender == "vcut":
+        trained = unet_call.load(places["unet"], config)
+        runs = {FORMS[form]: _ours(trained, form, config, places, chosen) for form in PRESETS}
+    else:
+        runs = {CONTENDERS[contender]: _theirs(config, places, chosen)}
+    if contender == "diffusers-same":
+        for name, make in ((TGATE, _tgate), (DEEPCACHE, _deepcache)):
+            try:
+                runs[name] = make(config, places, chosen)
+            except Exception as error:
+                missing[name] = first_line(error)
+        try:
+            importlib.import_module("DeepCache.svd.pipeline_stable_video_diffusion")
+        except Exception as error:
+            missing["DeepCache's own pipeline for SVD (its helper is what runs above)"] = first_line(error)
+    variants = {name: partial(run, chosen.steps) for name, run in runs.items()}
+    return {**variants, **{name + WARM_UP: partial(run, 2) for name, run in runs.items()}}, missing
+
+
+Run = Callable[[int], Tensor]
+"""Of a number of steps: the latents ``[1, f, 4, h, w]``."""
+
+
+def _ours(trained: UNet, form: str, config: SVDConfig, places: dict[str, Path], settings: Settings) -> Run:
+    preset = PRESETS[form]
+    unet = fold(trained, tca=preset.tca, sca=preset.sca)
+    with torch.device("meta"):
+        vae, clip = VAE(config.vae), CLIPVisionEncoder(config.clip)
+    vae.load_state_dict(read(places["vae"], "vae"), assign=True)
+    clip.load_state_dict(read(places["clip"], "clip"), assign=True)
+    pipe = Pipeline(unet, vae.eval(), clip.eval(), config, preset)
+    height, width = settings.height, settings.width
+    pixels = images.to_tensors(picture(height, width), height, width)
+
+    def run(steps: int) -> Tensor:
+        draw = torch.Generator().manual_seed(
+            0
+        )  # the order of diffusers: the picture's noise, then the latents
+        image_noise = torch.randn(pixels.shape, generator=draw)
+        noise = torch.randn(
+            (1, settings.frames, 4, height // config.vae.stride, width // config.vae.stride), generator=draw
+        )
+        conditioning = pipe.condition(
+            pixels, image_noise, fps=config.fps, motion_bucket=config.motion_bucket, noise_aug=0.02
+        )
+        denoiser = precondition(bind(pipe.unet, conditioning))
+        cut = preset.cut_step(steps)
+        return sample(denoiser, noise, karras_sigmas(steps), plan(steps, cut), linear(1.0, 3.0))
+
+    return run
+
+
+def _theirs(config: SVDConfig, places: dict[str, Path], settings: Settings) -> Run:
+    pipe = _pipeline(config, places)
+    return partial(_call, pipe, config, settings)
+
+
+def _tgate(config: SVDConfig, places: dict[str, Path], settings: Settings) -> Run:
+    pipe = importlib.import_module("tgate.SVD").TgateSVDLoader(_pipeline(config, places))
+    return partial(_call, pipe.tgate, config, settings, gate_step=settings.gate_step)
+
+
+def _deepcache(config: SVDConfig, places: dict[str, Path], settings: Settings) -> Run:
+    pipe = _pipeline(config, places)
+    helper = importlib.import_module("DeepCache").DeepCacheSDHelper(pipe=pipe)
+    helper.set_params(cache_interval=settings.interval, cache_branch_id=0)
+
+    def run(steps: int) -> Tensor:
+        helper.enable()
+        try:
+            return _call(pipe, config, settings, steps)
+        finally:
+            helper.disable()
+
+    return run
+
+
+def _pipeline(config: SVDConfig, places: dict[str, Path]) -> Any:
+    """A pipeline with a UNet of its own, since T-GATE and DeepCache change theirs; the weights are the file's."""
+    from benchmarks import peers
+
+    return peers.pipeline(config, peers.unet(places["unet"]), places["vae"], places["clip"])
+
+
+def _call(pipe: Callable[..., Any], config: SVDConfig, settings: Settings, steps: int, **more: Any) -> Tensor:
+    latents: Tensor = pipe(
+        picture(settings.height, settings.width),
+        height=settings.height,
+        width=settings.width,
+        num_frames=settings.frames,
+        num_inference_steps=steps,
+        min_guidance_scale=1.0,
+        max_guidance_scale=3.0,
+        fps=config.fps,
+        motion_bucket_id=config.motion_bucket,
+        noise_aug_strength=0.02,
+        generator=torch.Generator().manual_seed(0),
+        output_type="latent",
+        **more,
+    ).frames
+    return latents
+
+
+if __name__ == "__main__":
+    command.main("sampling")

@@ -1,0 +1,109 @@
+"""The benchmarks compare like with like: what they time gives diffusers' output. No speed is asserted here."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import command, plot, report, sampling, scaling, unet_call, vae_decode
+from benchmarks.report import Row, Section
+from benchmarks.rounds import difference
+from benchmarks.worker import CONTENDERS
+
+EXACT = 2e-5
+"""Relative, float32: other orders of summation, over some steps."""
+
+
+def checked(section: Section, names: set[str]) -> dict[str, Row]:
+    """The rows by contender, once what every row must have is there."""
+    rows = {row.contender: row for row in section.rows}
+    assert names <= rows.keys()
+    for row in section.rows:
+        assert all(seconds > 0 for seconds in row.seconds)
+        assert row.peak is None or row.peak >= 0
+        assert row.difference is not None
+        assert all(math.isfinite(value) for value in row.difference)
+    assert section.machine["threads"].isdigit()
+    assert len(section.markdown().splitlines()) > len(section.rows)
+    return rows
+
+
+def errors(row: Row) -> tuple[float, float]:
+    assert row.difference is not None
+    return row.difference
+
+
+@pytest.mark.parity
+def test_a_unet_call(tmp_path: Path) -> None:
+    settings = dataclasses.replace(unet_call.QUICK, dtype=("float32",))
+    section = command.run("unet_call", settings, tmp_path)
+    rows = checked(section, {*CONTENDERS.values()} - {"vcut"} | {*unet_call.FORMS.values()})
+    for name in (CONTENDERS["diffusers-same"], "vcut, baseline", "vcut, lossless"):
+        assert max(errors(rows[name])) < EXACT, name
+    assert errors(rows["vcut, cut form"])[0] > EXACT, "the control: dropping is seen as another function"
+    operations = [rows[name].flop or 0 for name in ("vcut, cut form, one branch", "vcut, lossless")]
+    assert 0 < 2 * operations[0] - operations[1] < operations[1] < (rows[CONTENDERS["diffusers"]].flop or 0)
+
+
+@pytest.mark.parity
+def test_a_whole_run_of_the_sampler(tmp_path: Path) -> None:
+    section = command.run("sampling", sampling.QUICK, tmp_path)
+    rows = checked(section, {"vcut, baseline", "vcut, lossless", "vcut, cut form"})
+    for name in (CONTENDERS["diffusers-same"], "vcut, baseline", "vcut, lossless"):
+        assert max(errors(rows[name])) < EXACT, name
+    for name in (sampling.TGATE, sampling.DEEPCACHE):
+        assert name in rows or name in section.missing, "what does not run is named, with the reason"
+        assert name not in rows or errors(rows[name])[0] > EXACT
+
+
+@pytest.mark.parity
+def test_decoding(tmp_path: Path) -> None:
+    rows = checked(command.run("vae_decode", vae_decode.QUICK, tmp_path), {*CONTENDERS.values()})
+    assert max(max(errors(row)) for row in rows.values()) < EXACT
+
+
+def test_numbers_survive_the_file_and_replace_only_their_own(tmp_path: Path) -> None:
+    row = Row("case", CONTENDERS["diffusers"], [2.0, 1.0, 4.0], peak=2**30, flop=10**9, difference=(0.0, 0.0))
+    other = dataclasses.replace(
+        row, contender="vcut", seconds=[1.0], difference=(1e-6, 1e-7), details={"a": 1.0}
+    )
+    calls = Section("unet_call", "Calls", (row, other), ("note",), {"T": "why"}, {"CPU": "one"}, "command")
+    runs = dataclasses.replace(calls, name="sampling", title="Runs")
+    file = tmp_path / "numbers.json"
+    assert report.load(file) == []
+    report.save(file, [calls])
+    assert report.load(file) == [calls]
+    again = dataclasses.replace(calls, title="Calls again")
+    assert report.merged([calls, runs], [again], command.SCRIPTS) == [again, runs]
+    text = calls.markdown()
+    assert "| vcut | 1.00 | 1.00 to 1.00 (1) | 2.00 |" in text
+    assert "T did not run: `why`" in text
+
+
+def test_the_report_has_every_section_and_a_picture(tmp_path: Path) -> None:
+    rows = tuple(Row(f"{n} frames of 64x64", "vcut", [2.0 * n, 1.0 * n], flop=10**9) for n in (1, 2))
+    sections = [Section(name, f"Title of {name}", rows) for name in ("unet_call", "scaling")]
+    text = report.page(sections)
+    assert all(f"## {section.title}" in text for section in sections)
+    pytest.importorskip("matplotlib", reason="of the bench extra")
+    plot.plot(sections, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 1000
+
+
+def test_the_difference_is_relative_to_the_second() -> None:
+    expected = np.array([3.0, -4.0], dtype=np.float32)
+    assert difference(expected, expected) == (0.0, 0.0)
+    assert difference(2 * expected, expected) == (1.0, 1.0)
+    with pytest.raises(ValueError, match="shapes"):
+        difference(expected[:1], expected)
+
+
+def test_every_script_has_settings_that_options_can_change() -> None:
+    for script in (unet_call, sampling, vae_decode, scaling):
+        assert type(script.FULL) is type(script.QUICK)
+        assert script.FULL.model == "svd-xt"
+        assert script.QUICK.model == "tiny"
