@@ -39,7 +39,9 @@ def main() -> None:
     unet, conditioning, frames = load(args)
     n, _, h, w = conditioning.latents.shape
     draw = torch.Generator().manual_seed(args.seed)
-    noise = torch.randn(n, frames, 4, h, w, generator=draw).to(conditioning.latents.device)
+    noise = torch.randn(n, frames, unet.config.out_channels, h, w, generator=draw).to(
+        conditioning.latents.device
+    )
     forms = {
         "right": unet,
         "old": with_old_rows(unet, h, w),
@@ -107,7 +109,7 @@ def load(args: argparse.Namespace) -> tuple[UNet, Conditioning, int]:
     else:
         conditioning = Conditioning(
             torch.randn(1, 1, config.unet.context_dim, generator=draw).to(args.device),
-            torch.randn(1, 4, height, width, generator=draw).to(args.device),
+            torch.randn(1, unet.config.out_channels, height, width, generator=draw).to(args.device),
             torch.tensor([[config.fps - 1.0, config.motion_bucket, 0.02]], device=args.device),
         )
     return unet, conditioning, args.frames or config.frames

@@ -8,11 +8,12 @@ import math
 
 import pytest
 import torch
+from micro import SMALL
 from proof_models import inputs, random_unet
 from torch import Tensor
 
 from vcut.audit import audit, rounding
-from vcut.config import TINY, Mode
+from vcut.config import Mode
 from vcut.errors import ConfigError, NotFiniteError
 from vcut.unet import UNet, UNetConfig, fold
 from vcut.unet.attention import CrossAttention, KeyValue
@@ -179,9 +180,9 @@ def test_the_report_is_json_and_a_table(unet: UNet) -> None:
         assert text.splitlines()[-1] == report.summary()
 
 
-def test_the_tiny_model_has_20_rows() -> None:
+def test_three_levels_have_20_rows() -> None:
     torch.manual_seed(0)
-    report = audit(UNet(TINY.unet))
+    report = audit(UNet(SMALL.unet))
     assert len(report.rows) == 20
     assert report.dead_parameters == 135_296
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from vcut import cli, media
+from vcut import cli, images, media
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -25,15 +25,21 @@ def test_the_research_example_runs() -> None:
 def test_the_first_command_writes_a_clip_that_decodes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Size, frame count and rate are read back from the file."""
+    """Size, frame count and rate are read back from the file; the pictures shown below it are what it makes."""
     command = BLOCKS["bash"][0].strip().split("vcut generate ")[1].split()
-    assert command[:2] == ["examples/rocket.jpg", "-o"]
+    assert command[1::2] == ["-o", "--sheet", "--enlarge", "--seed"]
     monkeypatch.chdir(ROOT)
-    out = tmp_path / command[2]
-    assert cli.main(["generate", command[0], "-o", str(out), *command[3:], "--quiet"]) == 0
-    frames, fps = media.read(out)
-    assert frames.shape == (8, 3, 64, 64)
-    assert fps == 7
+    clip, sheet = tmp_path / command[2], tmp_path / command[4]
+    options = [command[0], "-o", str(clip), "--sheet", str(sheet), *command[5:], "--quiet"]
+    assert cli.main(["generate", *options]) == 0
+    frames, fps = media.read(clip)
+    assert frames.shape == (8, 3, 128, 128)
+    assert fps == pytest.approx(7, abs=0.2)  # a GIF's clock ticks in hundredths
+    shown, _ = media.read(ROOT / "docs" / "clip.gif")
+    assert (frames - shown).abs().mean() < 0.01
+    assert (
+        images.to_tensor(sheet, 260, 520) - images.to_tensor(ROOT / "docs" / "clip.png", 260, 520)
+    ).abs().max() < 0.1
 
 
 def test_ci_runs_the_test_command() -> None:

@@ -24,7 +24,7 @@ from training.config import CONFIG, HELD_OUT_SEED, TRAIN_SEED, settings
 from vcut.clip import CLIPVisionEncoder, preprocess
 from vcut.config import CLIPConfig
 
-RECIPE = Recipe(steps=3000, batch=24, lr=1e-3, lr_end=2e-5, weight_decay=0.01, ema=0.99)
+RECIPE = Recipe(steps=6000, batch=24, lr=1e-3, lr_end=2e-5, weight_decay=0.01, ema=0.99)
 
 Attributes = tuple[Tensor, Tensor, Tensor]
 """Kind [b], hue [b], and [b, 3] of x, y and radius in widths."""

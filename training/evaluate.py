@@ -45,10 +45,11 @@ class Row:
     sca: Mode
     cut: int | None = None
     context: Mix = "mean"
+    embedding: Sequence[int] | None = None  # the steps that receive it, by default all
 
 
 def rows(cuts: Sequence[int] = CUTS, contexts: Sequence[Mix] = CONTEXTS) -> list[Row]:
-    """Of the table, baseline first."""
+    """Of the table, baseline first; last the paper's figure 2 in numbers."""
     forms = [
         Row("baseline", True, True),
         Row("lossless", "linear_cached", "linear_cached"),
@@ -56,7 +57,15 @@ def rows(cuts: Sequence[int] = CUTS, contexts: Sequence[Mix] = CONTEXTS) -> list
     ]
     cut = [Row(f"cut at {c}, {m}", False, "linear_cached", c, m) for c in cuts for m in contexts]
     keeping = [Row(f"lossless, cut at {c}, mean", "linear_cached", "linear_cached", c) for c in cuts]
-    return forms + cut + keeping
+    windows = [
+        Row(f"embedding at {name}", True, True, embedding=steps)
+        for name, steps in (
+            ("steps 1 to 8 only", range(1, 9)),
+            ("18 to 25 only", range(18, 26)),
+            ("none", ()),
+        )
+    ]
+    return forms + cut + keeping + windows
 
 
 def first_frames(scenes: world.Scenes, side: int) -> list[Tensor]:
@@ -74,6 +83,7 @@ def generate(model: Pipeline, row: Row, scenes: world.Scenes, batch: int) -> tup
             seed=range(i, i + len(images[i : i + batch])),
             cut=row.cut,
             after=Branch(row.context, "cond"),
+            embedding=row.embedding,
             fps=int(scenes.fps[0]),
             motion_bucket=int(scenes.motion_bucket[0]),
         )

@@ -9,12 +9,15 @@ import argparse
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from training.common import averaged, finished, load
+from training import card
+from training.clip import Objective, accuracy
+from training.common import averaged, finished, load, read_curve
 from training.config import CONFIG
 from vcut.clip import CLIPVisionEncoder
 from vcut.config import SVDConfig
@@ -36,6 +39,29 @@ def configuration(unet_folder: Path) -> SVDConfig:
     return dataclasses.replace(CONFIG, vae=dataclasses.replace(CONFIG.vae, scale=scale))
 
 
+def record(vae: Path, clip: Path, unet: Path) -> dict[str, Any]:
+    """How the networks were trained, as their runs' folders tell: steps, hours on the clock, and the loss."""
+    runs = {"VAE, pictures": vae / "images", "VAE, clips": vae / "clips", "CLIP": clip, "UNet": unet}
+    stages = {}
+    for name, folder in runs.items():
+        curve = read_curve(folder / "curve.jsonl")
+        tenths = [curve[max(len(curve) * i // 10 - 1, 0)]["step"] for i in range(1, 11)]
+        stages[name] = {
+            "steps": int(curve[-1]["step"]),
+            "hours": round(curve[-1]["seconds"] / 3600, 2),
+            "loss": {str(int(step)): _smooth(curve, step) for step in tenths},
+        }
+    named = Objective(CONFIG.clip)
+    named.load_state_dict(averaged(clip))
+    return {"stages": stages, "clip_accuracy": {k: round(v, 4) for k, v in accuracy(named).items()}}
+
+
+def _smooth(curve: list[dict[str, float]], step: float) -> float:
+    """The mean loss of the 100 steps up to ``step``."""
+    losses = [line["loss"] for line in curve if step - 100 < line["step"] <= step]
+    return round(sum(losses) / len(losses), 4)
+
+
 def export(
     path: Path,
     config: SVDConfig,
@@ -43,8 +69,9 @@ def export(
     vae: VAE,
     clip: CLIPVisionEncoder,
     dtype: torch.dtype = torch.float16,
+    training: dict[str, Any] | None = None,
 ) -> None:
-    """Write the three networks and ``config`` to ``path``, whole or not at all.
+    """Write the three networks and ``config`` to ``path``, whole or not at all; ``training`` goes into its header.
 
     Raises:
         FloatingPointError: a weight that ``dtype`` cannot hold.
@@ -58,6 +85,8 @@ def export(
                 raise FloatingPointError(f"{part}.{name} does not fit into {dtype}")
             tensors[f"{part}.{name}"] = stored
     metadata = {"format": "vcut", "config": json.dumps(config.to_dict())}
+    if training is not None:
+        metadata["training"] = json.dumps(training)
     with replacing(path, overwrite=True) as part_path:
         save_file(tensors, part_path, metadata)
 
@@ -75,10 +104,9 @@ def main() -> None:
         finished(VAE(config.vae), arguments.vae),
         finished(CLIPVisionEncoder(config.clip), arguments.clip),
     )
-    export(arguments.output, config, *networks)
-    for network in networks:
-        print(f"{type(network).__name__}: {sum(p.numel() for p in network.parameters()):,} parameters")
-    print(f"{arguments.output}: {arguments.output.stat().st_size / 1e6:.2f} MB, VAE scale {config.vae.scale}")
+    training = record(arguments.vae, arguments.clip, arguments.unet)
+    export(arguments.output, config, *networks, training=training)
+    print("\n".join(card.lines(arguments.output)))
 
 
 if __name__ == "__main__":

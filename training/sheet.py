@@ -1,12 +1,18 @@
-"""A contact sheet of held-out clips: the true future above, the generated one below, pair by pair.
+"""Strips of held-out clips, frames from left to right, one above the other.
 
-python -m training.sheet tiny.safetensors sheet.png
+The figures: ``truth`` is the true future, and the clip made from its first frame. ``presets`` is baseline, and vcut
+from the same seed, as figure 3 of the paper. ``embedding`` is the true future, then clips that were given the image
+embedding at every step, at the first third of them only, at the last third only, and at none, as figure 2.
+
+    python -m training.sheet tiny sheet.png --figure truth
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -19,30 +25,52 @@ from training.config import HELD_OUT_SEED, settings
 from training.evaluate import first_frames
 from weights_tools.atomic import replacing
 
+FIGURES = ("truth", "presets", "embedding")
+STEPS = 25
+WINDOWS = (None, range(1, 9), range(18, 26), ())
+"""The steps that receive the embedding, counted from 1; None is all."""
 
-def sheet(true: Tensor, made: Tensor, zoom: int) -> Image.Image:
-    """One picture of clips ``[n, f, 3, s, s]`` in 0..1: two rows for every clip, frames from left to right."""
-    rows = rearrange(torch.stack([true, made]), "two n f c h w -> (n two h) (f w) c")
-    picture = Image.fromarray((rows.clamp(0, 1) * 255).round().byte().numpy())
+
+def strips(rows: Sequence[Tensor], zoom: int) -> Image.Image:
+    """One picture of clips ``[n, f, 3, s, s]`` in 0..1, of which ``rows`` has several versions, grouped by clip."""
+    lines = [rearrange(clips, "n f c h w -> n h (f w) c") for clips in rows]
+    gap = torch.ones_like(lines[0][:, :2])
+    groups = torch.cat([*lines, gap], dim=1).flatten(0, 1)
+    picture = Image.fromarray((groups.clamp(0, 1) * 255).round().byte().numpy())
     return picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
+
+
+def figure(name: str, model: str | Path, scenes: world.Scenes) -> list[Tensor]:
+    """The rows of a figure; all from seed 0, fps 7, motion bucket 127."""
+
+    def made(preset: str, **options: Any) -> Tensor:
+        pipe = vcut.load(model, preset=preset)
+        images = first_frames(scenes, pipe.config.width)
+        return pipe.generate(images, seed=0, fps=7, motion_bucket=127, steps=STEPS, **options)
+
+    config = vcut.load(model).config
+    truth = world.render(scenes, config.frames, config.width)
+    if name == "truth":
+        return [truth, made("baseline")]
+    if name == "presets":
+        return [made("baseline"), made("vcut")]
+    return [truth, *(made("baseline", embedding=window) for window in WINDOWS)]
 
 
 def main() -> None:
     """Generate and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("model", type=Path)
+    parser.add_argument("model", help="tiny, or a file")
     parser.add_argument("output", type=Path)
-    parser.add_argument("--clips", type=int, default=12)
-    parser.add_argument("--preset", default="baseline")
-    parser.add_argument("--zoom", type=int, default=2)
+    parser.add_argument("--figure", choices=FIGURES, default="truth")
+    parser.add_argument("--clips", type=int, default=6, help="at most 64")
+    parser.add_argument("--zoom", type=int, default=3)
     arguments = parser.parse_args()
     settings()
-    model = vcut.load(arguments.model, preset=arguments.preset)
     scenes = world.draw(64, HELD_OUT_SEED)[: arguments.clips].asked(motion_bucket=127, fps=7)
-    made = model.generate(first_frames(scenes, model.config.width), seed=0, fps=7, motion_bucket=127)
-    true = world.render(scenes, model.config.frames, model.config.width)
+    rows = figure(arguments.figure, arguments.model, scenes)
     with replacing(arguments.output, overwrite=True) as part:
-        sheet(true, made, arguments.zoom).save(part)
+        strips(rows, arguments.zoom).save(part)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from vcut.unet import UNet
 from vcut.unet.attention import CrossAttention, KeyValue
 from vcut.vae import VAE
 
-RECIPE = Recipe(steps=12000, batch=16, lr=1e-3, lr_end=3e-5, warmup=200, weight_decay=0.01, ema=0.998)
+RECIPE = Recipe(steps=4500, batch=16, lr=1e-3, lr_end=3e-5, warmup=200, weight_decay=0.01, ema=0.998)
 
 LOG_SIGMA_MEAN, LOG_SIGMA_STD = 0.5, 1.6
 WHOLE_RANGE = 0.1  # of the noise levels, drawn evenly in ln(sigma) over all that the sampler visits

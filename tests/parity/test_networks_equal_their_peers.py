@@ -8,9 +8,10 @@ import peers
 import pytest
 import torch
 from goldens_io import relative_error
+from micro import SMALL
 
 from vcut.clip import CLIPVisionEncoder
-from vcut.config import TINY, Level
+from vcut.config import Level
 from vcut.unet import UNet
 from vcut.vae import VAE
 
@@ -29,7 +30,9 @@ pytestmark = pytest.mark.parity
 @pytest.mark.parametrize("tokens", [1, 3])
 @torch.no_grad()
 def test_unet(change: dict[str, object], tokens: int) -> None:
-    config = dataclasses.replace(TINY, unet=dataclasses.replace(TINY.unet, diffusers_norm_eps=True, **change))
+    config = dataclasses.replace(
+        SMALL, unet=dataclasses.replace(SMALL.unet, diffusers_norm_eps=True, **change)
+    )
     ours = peers.seeded(UNet, config.unet).double()
     theirs = peers.with_weights_of(peers.unet(config), ours, "unet")
     torch.manual_seed(1)
@@ -43,8 +46,8 @@ def test_unet(change: dict[str, object], tokens: int) -> None:
 
 @torch.no_grad()
 def test_vae_both_ways() -> None:
-    ours = peers.seeded(VAE, TINY.vae).double()
-    theirs = peers.with_weights_of(peers.vae(TINY), ours, "vae")
+    ours = peers.seeded(VAE, SMALL.vae).double()
+    theirs = peers.with_weights_of(peers.vae(SMALL), ours, "vae")
     torch.manual_seed(1)
     pixels = torch.rand(2, 3, 32, 48, dtype=torch.float64) * 2 - 1
     assert relative_error(ours.encode(pixels), theirs.encode(pixels).latent_dist.mode()) < 1e-12
@@ -55,8 +58,8 @@ def test_vae_both_ways() -> None:
 
 @torch.no_grad()
 def test_clip() -> None:
-    ours = peers.seeded(CLIPVisionEncoder, TINY.clip).double()
-    theirs = peers.with_weights_of(peers.clip(TINY), ours, "clip")
+    ours = peers.seeded(CLIPVisionEncoder, SMALL.clip).double()
+    theirs = peers.with_weights_of(peers.clip(SMALL), ours, "clip")
     torch.manual_seed(1)
     pixels = torch.randn(2, 3, 224, 224, dtype=torch.float64)
     assert relative_error(ours(pixels), theirs(pixels).image_embeds) < 1e-12

@@ -11,12 +11,13 @@ import pipeline_golden
 import pytest
 import torch
 from goldens_io import relative_error
+from micro import SMALL
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
 from vcut.clip import CLIPVisionEncoder
-from vcut.config import PRESETS, TINY
+from vcut.config import PRESETS
 from vcut.pipeline import Pipeline
 from vcut.sampling import Record
 from vcut.unet import UNet, fold
@@ -30,7 +31,7 @@ TOLERANCE = 2e-5
 
 @pytest.fixture(scope="module")
 def ours() -> Pipeline:
-    config = dataclasses.replace(TINY, unet=dataclasses.replace(TINY.unet, diffusers_norm_eps=True))
+    config = dataclasses.replace(SMALL, unet=dataclasses.replace(SMALL.unet, diffusers_norm_eps=True))
     return Pipeline(
         unet=peers.seeded(UNet, config.unet, seed=1),
         vae=peers.seeded(VAE, config.vae, seed=2),

@@ -58,7 +58,8 @@ class Decoder(nn.Module):
         x = self.mid(x)
         for level in self.up:  # not a call of its own, whose frame would keep the level's input alive
             for resnet in level.resnets:
-                x = resnet(x)
+                x = resnet.spatial(x)  # its input, perhaps of twice the channels, is let go before time comes
+                x = resnet.over_time(x)
             if level.upsample is not None:
                 x = level.upsample(x)  # [b, f, H, W, c] in the end
         x = in_parts(self._pictures, x, dim=1)  # [b, f, H, W, 3]
@@ -103,7 +104,10 @@ class DecoderResnet(nn.Module):
         self.mix_factor = nn.Parameter(torch.zeros(1)) if temporal else None
 
     def forward(self, x: Tensor) -> Tensor:
-        s = self.spatial(x)
+        return self.over_time(self.spatial(x))
+
+    def over_time(self, s: Tensor) -> Tensor:
+        """The second half: ``s [b, f, h, w, c]`` and what the temporal resnet adds to it."""
         if self.temporal is None or self.mix_factor is None:
             return s
         return torch.addcmul(s, self.mix_factor.sigmoid(), self.temporal(s))
