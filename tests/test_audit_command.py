@@ -35,12 +35,12 @@ def command(capsys: pytest.CaptureFixture[str]) -> Command:
 
 def test_the_tiny_model_by_default(command: Command) -> None:
     lines = command().splitlines()
-    assert sum(".cross" in line for line in lines) == 20
+    assert sum(".cross" in line for line in lines) == 14
     assert "the identity holds" in lines[-1]
-    assert "135,296 of" in lines[-1]
+    assert "116,480 of" in lines[-1]
 
 
-@pytest.mark.parametrize(("preset", "rows"), [("baseline", 20), ("lossless", 20), ("vcut", 10)])
+@pytest.mark.parametrize(("preset", "rows"), [("baseline", 14), ("lossless", 14), ("vcut", 7)])
 def test_json_in_any_preset(command: Command, preset: str, rows: int) -> None:
     data = json.loads(command("tiny", "--preset", preset, "--json"))
     assert len(data["layers"]) == rows
@@ -84,7 +84,7 @@ def test_weights_that_break_the_identity_end_in_an_error(
 
     monkeypatch.setattr(loading, "load", load)
     with pytest.raises(
-        CheckpointError, match=r"tiny: 1 of 20 .*down\.1\.layers\.0\.transformer\.temporal\.0\.cross"
+        CheckpointError, match=r"tiny: 1 of 14 .*down\.1\.layers\.0\.transformer\.temporal\.0\.cross"
     ):
         command()
     assert "THE IDENTITY DOES NOT HOLD" in capsys.readouterr().out

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from micro import SMALL
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from vcut import counting
 from vcut.clip import CLIPVisionEncoder
-from vcut.config import TINY, Level, Mode, UNetConfig
+from vcut.config import Level, Mode, UNetConfig
 from vcut.counting import PARTS, Count, build_unet, macs, on_meta, total, unet_call, unet_counts
 from vcut.layers import Conv, TemporalConv
 from vcut.unet import UNet
@@ -89,14 +90,14 @@ def test_a_call_on_several_clips_is_counted_from_one(clips: int) -> None:
 
 
 def test_vae_and_clip_cost_the_same_on_real_tensors_in_chunks_or_not() -> None:
-    vae, clip = VAE(TINY.vae), CLIPVisionEncoder(TINY.clip)
-    encoder, decoder = counting.vae_networks(TINY.vae, F, 64, 32)
+    vae, clip = VAE(SMALL.vae), CLIPVisionEncoder(SMALL.clip)
+    encoder, decoder = counting.vae_networks(SMALL.vae, F, 64, 32)
     z = torch.randn(1, F, 4, 8, 4)
     assert macs(lambda: vae.encode(torch.zeros(1, 3, 64, 32))) == encoder.macs
     assert macs(lambda: vae.decode(z)) == macs(lambda: vae.decode(z, chunk=2)) == decoder.macs
     assert encoder.parameters + decoder.parameters == counting.parameters(vae)
-    one = counting.clip_network(TINY.clip)
-    pixels = torch.zeros(1, 3, TINY.clip.image_size, TINY.clip.image_size)
+    one = counting.clip_network(SMALL.clip)
+    pixels = torch.zeros(1, 3, SMALL.clip.image_size, SMALL.clip.image_size)
     assert macs(lambda: clip(pixels)) == one.macs
     assert one.parameters == counting.parameters(clip)
 

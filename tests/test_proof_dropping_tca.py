@@ -29,7 +29,7 @@ def point_of_addition(block: Block, x: Tensor, cached: Cached) -> Tensor:
     with block.ff_norm.register_forward_pre_hook(lambda _, args: seen.append(args[0])):
         block(x, cached)
     (stream,) = seen
-    return stream
+    return stream.view_as(x)
 
 
 @torch.no_grad()

@@ -17,7 +17,8 @@ from vcut.loading import BOXED
 from vcut.pipeline import Pipeline
 from vcut.unet import fold
 
-N = 16
+N = 8
+DOUBLE = {"dtype": torch.float64, "vae_dtype": torch.float64}
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +73,15 @@ def test_lossless_equals_baseline_to_rounding(model: Pipeline) -> None:
     asked = scenes(*world.KINDS)
     difference = clips(model, asked, "lossless") - clips(model, asked)
     assert difference.abs().max() < 1e-3
+
+
+def test_that_rounding_is_all_shows_in_float64() -> None:
+    asked = scenes(*world.KINDS)[:2]
+    baseline, lossless = (
+        clips(vcut.load("tiny", preset="baseline", device="cpu", **DOUBLE), asked, preset)
+        for preset in ("baseline", "lossless")
+    )
+    torch.testing.assert_close(lossless, baseline, rtol=0, atol=1e-6)
 
 
 def test_the_embedding_matters(model: Pipeline) -> None:

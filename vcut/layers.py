@@ -7,6 +7,7 @@ convolutions are all views of the same memory.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar, cast
 
@@ -17,10 +18,11 @@ from torch import Tensor, nn
 
 M = TypeVar("M", bound=nn.Module)
 
-PART_BYTES = {"cpu": 32 << 20}
+PART_BYTES = {"cpu": 32 << 20, "meta": math.inf}
 LARGEST_PART_BYTES = 128 << 20
 """How much of a large input is worked on at a time: on the CPU what its caches hold, elsewhere what keeps a GPU
-busy. It bounds the memory of everything in between."""
+busy. It bounds the memory of everything in between. On the meta device nothing is held, unless one asks how much
+would be (:mod:`vcut.live_memory`)."""
 
 TOKENS = 4096
 """How many tokens are squared at a time, to sum them."""
@@ -36,14 +38,17 @@ def in_parts(compute: Callable[..., Tensor], *inputs: Tensor, dim: int = 0, grow
     first = inputs[0]
     slices = first.shape[dim]
     budget = PART_BYTES.get(first.device.type, LARGEST_PART_BYTES) / growth
-    count = max(1, int(budget * slices / max(first.numel() * first.element_size(), 1)))
-    if count >= slices or torch.is_grad_enabled() or torch.compiler.is_compiling():
+    size = first.numel() * first.element_size()
+    if size <= budget or torch.is_grad_enabled() or torch.compiler.is_compiling():
         return compute(*inputs)
+    count = max(1, int(budget * slices / size))
     out: Tensor | None = None
     for start, *parts in zip(
         range(0, slices, count), *(torch.split(tensor, count, dim) for tensor in inputs), strict=True
     ):
         result = compute(*parts)
+        if result.is_meta and out is not None:
+            break  # two parts hold what all hold, one after the other
         if out is None:
             shape = list(result.shape)
             shape[dim] = slices

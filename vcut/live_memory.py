@@ -7,8 +7,9 @@ no tensor of the program: a kernel's workspace, the allocator's rounding and fra
 
 from __future__ import annotations
 
+import contextlib
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from vcut import layers
 from vcut.clip import CLIPVisionEncoder
 from vcut.config import SVDConfig
 from vcut.counting import build_unet, on_meta, unet_call
@@ -33,9 +35,20 @@ def peak_bytes(run: Callable[[], object]) -> int:
     logits that no fused kernel holds.
     """
     live = _LiveStorages()
-    with torch.no_grad(), live, _FusedAttention():
+    with torch.no_grad(), _parts_as_on_a_gpu(), live, _FusedAttention():
         run()
     return live.peak
+
+
+@contextlib.contextmanager
+def _parts_as_on_a_gpu() -> Iterator[None]:
+    """Let meta tensors be worked on in the parts in which a GPU's are."""
+    before = layers.PART_BYTES["meta"]
+    layers.PART_BYTES["meta"] = layers.LARGEST_PART_BYTES
+    try:
+        yield
+    finally:
+        layers.PART_BYTES["meta"] = before
 
 
 @dataclass(frozen=True)

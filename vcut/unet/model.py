@@ -36,10 +36,7 @@ class Layer(nn.Module):
     def forward(
         self, x: Tensor, emb: Tensor, context: tuple[BlockContext, ...], image_only: Tensor | None
     ) -> Tensor:
-        return self.attend(self.resnet(x, emb, image_only), context, image_only)
-
-    def attend(self, x: Tensor, context: tuple[BlockContext, ...], image_only: Tensor | None) -> Tensor:
-        """The second half: the transformer, where there is one."""
+        x = self.resnet(x, emb, image_only)
         return x if self.transformer is None else self.transformer(x, context, image_only)
 
 
@@ -229,8 +226,7 @@ class UNet(nn.Module):
         for up in self.up:
             for layer in up.layers:
                 x = torch.cat([x, skips.pop()], dim=-1)
-                x = layer.resnet(x, emb, image_only)  # in two halves, to let the wide input go
-                x = layer.attend(x, own(layer), image_only)
+                x = layer(x, emb, own(layer), image_only)
             if up.upsample is not None:
                 x = up.upsample(upsample_nearest(x))
         return rearrange(self.conv_out(F.silu(self.norm_out(x), inplace=True)), "b f h w c -> b f c h w")
