@@ -86,7 +86,7 @@ def test_parts_take_less_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     unet, inputs = unet_call()
 
     def peak(budget: int) -> int:
-        monkeypatch.setattr(layers, "PART_BYTES", {"cpu": budget})
+        monkeypatch.setitem(layers.PART_BYTES, "cpu", budget)
         return peak_bytes(lambda: unet(*inputs))
 
     assert peak(1 << 14) < 0.6 * peak(1 << 40)
