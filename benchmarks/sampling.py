@@ -191,7 +191,7 @@ def build(contender: str, *, paths: dict[str, str], settings: dict[str, Any]) ->
 
 
 Run = Callable[[int], Tensor]
-"""Of a number of steps: the latents ``[1, f, 4, h, w]``."""
+"""Of a number of steps: the latents ``[1, f, z, h, w]``."""
 
 
 def _ours(trained: UNet, form: str, config: SVDConfig, places: dict[str, Path], settings: Settings) -> Run:
@@ -206,13 +206,11 @@ def _ours(trained: UNet, form: str, config: SVDConfig, places: dict[str, Path], 
     pixels = images.to_tensors(picture(height, width), height, width)
 
     def run(steps: int) -> Tensor:
-        draw = torch.Generator().manual_seed(
-            0
-        )  # the order of diffusers: the picture's noise, then the latents
+        draw = torch.Generator().manual_seed(0)
+        # drawn in the order of diffusers: the picture's noise, then the latents
         image_noise = torch.randn(pixels.shape, generator=draw)
-        noise = torch.randn(
-            (1, settings.frames, 4, height // config.vae.stride, width // config.vae.stride), generator=draw
-        )
+        grid = (height // config.vae.stride, width // config.vae.stride)
+        noise = torch.randn((1, settings.frames, config.vae.latent_channels, *grid), generator=draw)
         conditioning = pipe.condition(
             pixels, image_noise, fps=config.fps, motion_bucket=config.motion_bucket, noise_aug=0.02
         )

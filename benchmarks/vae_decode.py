@@ -88,7 +88,7 @@ def run(settings: Settings, folder: Path) -> Section:
 
 
 def build(contender: str, *, path: str, model: str, dtype: str, size: tuple[int, int, int]) -> Built:
-    """In a worker: decoding the same latents ``[1, f, 4, h, w]`` to frames ``[1, f, 3, H, W]``."""
+    """In a worker: decoding the same latents ``[1, f, z, h, w]`` to frames ``[1, f, 3, H, W]``."""
     config = configuration(model).vae
     frames, height, width = size
     draw = torch.Generator().manual_seed(0)
