@@ -272,7 +272,7 @@ def test_the_module_runs_as_the_command(workplace: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)])
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_leaves_no_partial_file(workplace: Path, stop: signal.Signals) -> None:
     before = snapshot(workplace)
     options = ("--model", "tiny", "--steps", "100000", "-o", "new.mp4", "--seed", "0")

@@ -18,7 +18,6 @@ from vcut.vae import VAE
 def small_parts(patch: pytest.MonkeyPatch) -> None:
     """From here on, parts of a few tokens or of one frame."""
     patch.setattr(layers, "PART_BYTES", {"cpu": 2048})
-    patch.setattr(layers, "TOKENS", 3)
 
 
 def unet_call() -> tuple[UNet, list[torch.Tensor]]:

@@ -17,7 +17,7 @@ from vcut.loading import BOXED
 from vcut.pipeline import Pipeline
 from vcut.unet import fold
 
-N = 8
+CLIPS = 4
 DOUBLE = {"dtype": torch.float64, "vae_dtype": torch.float64}
 
 
@@ -29,7 +29,7 @@ def model() -> Pipeline:
 def scenes(*kinds: str, motion_bucket: int = 127) -> world.Scenes:
     """Of these kinds, held out; all ask for the same speed at 7 frames per second."""
     drawn = world.draw(256, HELD_OUT_SEED)
-    return drawn[measure.is_kind(drawn, *kinds)][:N].asked(motion_bucket=motion_bucket, fps=7)
+    return drawn[measure.is_kind(drawn, *kinds)][:CLIPS].asked(motion_bucket=motion_bucket, fps=7)
 
 
 def clips(model: Pipeline, asked: world.Scenes, preset: str = "baseline", **options: object) -> Tensor:
@@ -43,6 +43,12 @@ def last_error(frames: Tensor, asked: world.Scenes) -> float:
     """Mean distance of the shape from where it should be at the last frame, in widths."""
     seen = world.see(frames, asked).position
     return measure.position_errors(seen, world.track(asked, frames.shape[1]).position)[:, -1].mean().item()
+
+
+@pytest.fixture(scope="module")
+def baseline(model: Pipeline) -> Tensor:
+    """Of a scene of every kind and more."""
+    return clips(model, scenes(*world.KINDS))
 
 
 def test_it_fits_into_the_package() -> None:
@@ -60,6 +66,7 @@ def test_shapes_go_where_they_should(model: Pipeline, preset: str) -> None:
     assert anywhere > 0.2
 
 
+@pytest.mark.slow
 def test_the_motion_bucket_is_the_speed(model: Pipeline) -> None:
     slow, fast = (scenes("disc", motion_bucket=bucket) for bucket in (50, 150))
     gone = [
@@ -69,14 +76,14 @@ def test_the_motion_bucket_is_the_speed(model: Pipeline) -> None:
     assert 2 < gone[1] / gone[0] < 4
 
 
-def test_lossless_equals_baseline_to_rounding(model: Pipeline) -> None:
-    asked = scenes(*world.KINDS)
-    difference = clips(model, asked, "lossless") - clips(model, asked)
+def test_lossless_equals_baseline_to_rounding(model: Pipeline, baseline: Tensor) -> None:
+    difference = clips(model, scenes(*world.KINDS), "lossless") - baseline
     assert difference.abs().max() < 1e-3
 
 
+@pytest.mark.slow
 def test_that_rounding_is_all_shows_in_float64() -> None:
-    asked = scenes(*world.KINDS)[:2]
+    asked = scenes(*world.KINDS)[:1]
     baseline, lossless = (
         clips(vcut.load("tiny", preset="baseline", device="cpu", **DOUBLE), asked, preset)
         for preset in ("baseline", "lossless")
@@ -84,10 +91,9 @@ def test_that_rounding_is_all_shows_in_float64() -> None:
     torch.testing.assert_close(lossless, baseline, rtol=0, atol=1e-6)
 
 
-def test_the_embedding_matters(model: Pipeline) -> None:
+def test_the_embedding_matters(model: Pipeline, baseline: Tensor) -> None:
     """Without it the clips differ, by far more than rounding."""
-    asked = scenes(*world.KINDS)
-    difference = clips(model, asked, embedding=()) - clips(model, asked)
+    difference = clips(model, scenes(*world.KINDS), embedding=()) - baseline
     assert difference.abs().max() > 0.05
 
 

@@ -35,6 +35,7 @@ def test_it_says_its_configuration(exported: Path) -> None:
     assert (loaded.frames, loaded.height, loaded.width) == (8, 32, 32)
 
 
+@pytest.mark.slow
 def test_every_row_of_the_evaluation_runs_from_it_and_lossless_is_baseline(exported: Path) -> None:
     scenes = world.draw(2, seed=4).asked(motion_bucket=127, fps=7)
     made = {}

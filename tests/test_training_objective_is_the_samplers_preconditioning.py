@@ -109,6 +109,7 @@ def test_fps_reaches_the_network_less_one() -> None:
     torch.testing.assert_close(batch.time_ids[:, 0], torch.full((5,), 6.0))
 
 
+@pytest.mark.slow
 def test_a_few_steps_reduce_the_loss(tmp_path: Path) -> None:
     """On the same draws, before and after, with the weights that were trained."""
     objective = unet.Objective(unet.without_dead_weights(network()))

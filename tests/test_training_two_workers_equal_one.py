@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 ROOT = Path(__file__).parent.parent
@@ -40,6 +41,7 @@ with common.process_group():
 """
 
 
+@pytest.mark.slow
 def test_workers_agree_and_share_the_batch(tmp_path: Path) -> None:
     script = tmp_path / "worker.py"
     script.write_text(WORKER)

@@ -33,8 +33,9 @@ FILES = {
 
 
 def build(config: UNetConfig, state: dict[str, Tensor], dtype: torch.dtype = torch.float64) -> UNet:
-    unet = UNet(config)
-    unet.load_state_dict(state)
+    with torch.device("meta"):
+        unet = UNet(config)
+    unet.load_state_dict(state, assign=True)
     return unet.to(dtype)
 
 

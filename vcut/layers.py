@@ -24,9 +24,6 @@ LARGEST_PART_BYTES = 128 << 20
 busy. It bounds the memory of everything in between. On the meta device nothing is held, unless one asks how much
 would be (:mod:`vcut.live_memory`)."""
 
-TOKENS = 4096
-"""How many tokens are squared at a time, to sum them."""
-
 
 def in_parts(compute: Callable[..., Tensor], *inputs: Tensor, dim: int = 0, growth: float = 1.0) -> Tensor:
     """``compute(*inputs)`` for a function that treats every slice along ``dim`` alone, some slices at a time.
@@ -35,13 +32,10 @@ def in_parts(compute: Callable[..., Tensor], *inputs: Tensor, dim: int = 0, grow
     larger than the first input that gets. While gradients are recorded it would all be kept anyway, and a compiler
     fuses for itself: then the whole is one part.
     """
-    first = inputs[0]
-    slices = first.shape[dim]
-    budget = PART_BYTES.get(first.device.type, LARGEST_PART_BYTES) / growth
-    size = first.numel() * first.element_size()
-    if size <= budget or torch.is_grad_enabled() or torch.compiler.is_compiling():
+    slices = inputs[0].shape[dim]
+    count = slices_at_a_time(inputs[0], dim, growth)
+    if count >= slices:
         return compute(*inputs)
-    count = max(1, int(budget * slices / size))
     out: Tensor | None = None
     for start, *parts in zip(
         range(0, slices, count), *(torch.split(tensor, count, dim) for tensor in inputs), strict=True
@@ -56,6 +50,15 @@ def in_parts(compute: Callable[..., Tensor], *inputs: Tensor, dim: int = 0, grow
         out.narrow(dim, start, result.shape[dim]).copy_(result)
     assert out is not None
     return out
+
+
+def slices_at_a_time(x: Tensor, dim: int, growth: float = 1.0) -> int:
+    """How many slices of ``x`` along ``dim`` a part has, for :func:`in_parts`: at least 1, all when not parted."""
+    budget = PART_BYTES.get(x.device.type, LARGEST_PART_BYTES) / growth
+    size = x.numel() * x.element_size()
+    if size <= budget or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return max(1, x.shape[dim])
+    return max(1, int(budget * x.shape[dim] / size))
 
 
 class Modules(nn.ModuleList, Generic[M]):
@@ -79,8 +82,8 @@ class GroupNorm(nn.GroupNorm):
         tokens = x.flatten(1, -2)  # [n, t, c]
         mean = tokens.mean(dim=1, keepdim=True, dtype=dtype)  # per channel, [n, 1, c]
         centred = tokens - mean
-        squares = [part.square().sum(dim=1) for part in torch.split(centred, TOKENS, dim=1)]
-        var = torch.stack(squares).sum(0) / tokens.shape[1]
+        parts = torch.split(centred, slices_at_a_time(centred, dim=1, growth=4), dim=1)
+        var = torch.stack([part.square().sum(dim=1) for part in parts]).sum(0) / tokens.shape[1]
         mean_g = rearrange(mean, "n 1 (g k) -> n g k", g=self.num_groups)
         var_g = rearrange(var, "n (g k) -> n g k", g=self.num_groups)
         offset = mean_g - mean_g.mean(-1, keepdim=True)
