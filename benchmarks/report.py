@@ -184,10 +184,11 @@ INTRODUCTION = """\
 Each table is one run of one script. The contenders have the same random weights and inputs, each is a process of its
 own, and they take turns: a warm-up of all, then rounds of all. *seconds* is the median, *spread* the fastest to the
 slowest and how many. *x installed* and *x same settings* say how many times as fast as diffusers a row is: as
-installed, with nothing set; and with the two settings of the process that the vcut command makes, an allocator that
-keeps large blocks (`vcut.runtime.keep_large_blocks`) and `torch.set_float32_matmul_precision("medium")`. *memory* is
-the most that was resident beyond the weights, *memory of same* its share of what diffusers with the same settings
-takes; *difference* that of the output from the first row's: largest over largest, and norm over norm.
+installed, with nothing set; and with the two settings of the process that vcut runs with here, an allocator that
+keeps large blocks (`vcut.runtime.keep_large_blocks`, which the command calls) and
+`torch.set_float32_matmul_precision("medium")` (its `--matmul-precision medium`). *memory* is the most that was resident
+beyond the weights, *memory of same* its share of what diffusers with the same settings takes; *difference* that of the
+output from the first row's: largest over largest, and norm over norm.
 """
 
 

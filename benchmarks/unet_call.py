@@ -114,12 +114,20 @@ def _of_dtype(
             name: {
                 "path": str(path),
                 "model": settings.model,
-                "calls": [dataclasses.asdict(call) for who, call in contenders.values() if who == name],
+                "calls": [
+                    dataclasses.asdict(each)
+                    for who, call in contenders.values()
+                    if who == name
+                    for each in (call, small_call(config, call.form))
+                ],
             }
             for name in CONTENDERS
         }
         processes, _ = workers(stack, MODULE, builds)
-        entries = [Entry(processes[who], call.variant) for who, call in contenders.values()]
+        entries = [
+            Entry(processes[who], call.variant, warm_up=small_call(config, call.form).variant, trim=True)
+            for who, call in contenders.values()
+        ]
         best: list[float] = []
 
         def peak() -> None:
@@ -162,6 +170,11 @@ def _in_float32(model: str, config: SVDConfig, call: Call, folder: Path) -> NDAr
     return entry.result()
 
 
+def small_call(config: SVDConfig, form: str) -> Call:
+    """The smallest call of a form: it touches the weights and loads the code."""
+    return Call(1, config.unet.stride, config.unet.stride, 1, form)
+
+
 def matrix_peak(worker: Worker, dtype: str, model: str) -> float:
     """GFLOP/s of the best product, in the process of ``worker``."""
     arguments = {"dtype": dtype, "seconds": 0.02 if model == "tiny" else 0.3}
@@ -186,7 +199,6 @@ def build(contender: str, *, path: str, model: str, calls: Sequence[dict[str, An
     """In a worker: the calls, ready to run. A small call has then touched the weights and loaded the code."""
     config = configuration(model)
     wanted = [Call(**call) for call in calls]
-    small = Call(1, config.unet.stride, config.unet.stride, 1)
     ready: Callable[[Call], Callable[[], Tensor]]
     if contender == "vcut":
         trained = load(Path(path), config)
@@ -206,7 +218,7 @@ def build(contender: str, *, path: str, model: str, calls: Sequence[dict[str, An
 
     with torch.no_grad():
         for form in {call.form for call in wanted}:
-            ready(dataclasses.replace(small, form=form))()
+            ready(small_call(config, form))()
         return {call.variant: ready(call) for call in wanted}, {}
 
 

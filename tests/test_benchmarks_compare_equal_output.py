@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import command, plot, report, sampling, scaling, unet_call, vae_decode
+from benchmarks import command, full_size, plot, report, sampling, scaling, unet_call, vae_decode
 from benchmarks.report import Row, Section
 from benchmarks.rounds import difference
 from benchmarks.worker import CONTENDERS
@@ -66,6 +66,15 @@ def test_decoding(tmp_path: Path) -> None:
     assert max(max(errors(row)) for row in rows.values()) < EXACT
 
 
+def test_one_call_alone_is_measured_beside_what_was_counted(tmp_path: Path) -> None:
+    (row,) = command.run("full_size", full_size.QUICK, tmp_path).rows
+    assert row.peak is None or row.peak >= 0
+    assert len(row.seconds) == 1
+    assert row.seconds[0] > 0
+    assert row.flop
+    assert row.details["vcut cost says, GiB"] > 0
+
+
 def test_numbers_survive_the_file_and_replace_only_their_own(tmp_path: Path) -> None:
     row = Row("case", CONTENDERS["diffusers"], [2.0, 1.0, 4.0], peak=2**30, flop=10**9, difference=(0.0, 0.0))
     other = dataclasses.replace(
@@ -103,7 +112,7 @@ def test_the_difference_is_relative_to_the_second() -> None:
 
 
 def test_every_script_has_settings_that_options_can_change() -> None:
-    for script in (unet_call, sampling, vae_decode, scaling):
+    for script in (unet_call, sampling, vae_decode, scaling, full_size):
         assert type(script.FULL) is type(script.QUICK)
         assert script.FULL.model == "svd-xt"
         assert script.QUICK.model == "tiny"
