@@ -73,10 +73,11 @@ def run(settings: Settings, folder: Path) -> Section:
         attainable=best,
         details={"vcut cost says, GiB": counted_peak(config, call, settings.dtype) / 2**30},
     )
-    notes = (f"{settings.model}; the weights are {path_size(path) / 2**30:.2f} GiB more.", *entry_notes([entry]))
-    return Section(
-        "full_size", "One call at the published size", (row,), notes, machine={"threads": threads}
+    notes = (
+        f"{settings.model}; the weights are {path_size(path) / 2**30:.2f} GiB more.",
+        *entry_notes([entry]),
     )
+    return Section("full_size", "One call at the published size", (row,), notes, machine={"threads": threads})
 
 
 def counted_peak(config: SVDConfig, call: Call, dtype: str) -> int:

@@ -22,7 +22,7 @@ from benchmarks.worker import settings
 
 LINEAR = ((960, 1280, 1280), (1920, 1280, 1280), (1920, 640, 5120))
 """Rows, inputs, outputs."""
-CONVOLUTION = ((4, 320, 24, 40), (8, 640, 12, 20))
+CONVOLUTION = ((28, 320, 24, 40), (28, 640, 12, 20))
 """Pictures, channels in and out, height, width."""
 
 

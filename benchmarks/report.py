@@ -188,7 +188,8 @@ installed, with nothing set; and with the two settings of the process that vcut 
 keeps large blocks (`vcut.runtime.keep_large_blocks`, which the command calls) and
 `torch.set_float32_matmul_precision("medium")` (its `--matmul-precision medium`). *memory* is the most that was resident
 beyond the weights, *memory of same* its share of what diffusers with the same settings takes; *difference* that of the
-output from the first row's: largest over largest, and norm over norm.
+output from the first row's: largest over largest, and norm over norm. vcut's weights are packed for the CPU
+(`vcut.products.pack`, as the command does), which is done before the clock starts, except under *Loading*.
 """
 
 

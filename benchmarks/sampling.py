@@ -36,6 +36,7 @@ from vcut.clip import CLIPVisionEncoder
 from vcut.conditioning import bind
 from vcut.config import PRESETS, TINY, SVDConfig, VAEConfig
 from vcut.pipeline import Pipeline
+from vcut.products import pack
 from vcut.sampling import karras_sigmas, linear, plan, precondition, sample, summarize
 from vcut.unet import UNet, fold
 from vcut.vae import VAE
@@ -173,7 +174,9 @@ def build(contender: str, *, paths: dict[str, str], settings: dict[str, Any]) ->
     missing: dict[str, str] = {}
     if contender == "vcut":
         trained = unet_call.load(places["unet"], config)
-        runs = {FORMS[form]: _ours(trained, form, config, places, chosen) for form in PRESETS}
+        forms = {name: fold(trained, tca=preset.tca, sca=preset.sca) for name, preset in PRESETS.items()}
+        pack(*forms.values())
+        runs = {FORMS[name]: _ours(unet, name, config, places, chosen) for name, unet in forms.items()}
     else:
         runs = {CONTENDERS[contender]: _theirs(config, places, chosen)}
     if contender == "diffusers-same":
@@ -194,9 +197,8 @@ Run = Callable[[int], Tensor]
 """Of a number of steps: the latents ``[1, f, z, h, w]``."""
 
 
-def _ours(trained: UNet, form: str, config: SVDConfig, places: dict[str, Path], settings: Settings) -> Run:
+def _ours(unet: UNet, form: str, config: SVDConfig, places: dict[str, Path], settings: Settings) -> Run:
     preset = PRESETS[form]
-    unet = fold(trained, tca=preset.tca, sca=preset.sca)
     with torch.device("meta"):
         vae, clip = VAE(config.vae), CLIPVisionEncoder(config.clip)
     vae.load_state_dict(read(places["vae"], "vae"), assign=True)

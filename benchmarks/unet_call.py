@@ -31,6 +31,7 @@ from benchmarks.worker import CONTENDERS, Built
 from vcut import runtime
 from vcut.config import PRESETS, SVDConfig
 from vcut.counting import unet_counts
+from vcut.products import pack
 from vcut.unet import UNet, fold
 from weights_tools.files import read
 
@@ -207,6 +208,7 @@ def build(contender: str, *, path: str, model: str, calls: Sequence[dict[str, An
             for name, form in PRESETS.items()
             if name in {call.form for call in wanted}
         }
+        pack(*forms.values())
 
         def ready(call: Call) -> Callable[[], Tensor]:
             return _our_call(forms[call.form], config, call)

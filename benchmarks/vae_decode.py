@@ -22,6 +22,7 @@ from benchmarks.weights import DTYPES, configuration, write_part
 from benchmarks.worker import CONTENDERS, Built
 from vcut import runtime
 from vcut.counting import vae_networks
+from vcut.products import pack
 from vcut.vae import VAE
 from weights_tools.files import read
 
@@ -99,6 +100,7 @@ def build(contender: str, *, path: str, model: str, dtype: str, size: tuple[int,
             ours = VAE(config)
         ours.load_state_dict(read(path, "vae"), strict=True, assign=True)
         ours.eval().requires_grad_(False)
+        pack(ours)
 
         def decode(z: Tensor) -> Tensor:
             return ours.decode(z)

@@ -64,7 +64,8 @@ def test_decoding() -> None:
     with torch.device("meta"):
         meta = VAE(SMALL_VAE)
     estimated = peak_bytes(lambda: meta.decode(on_meta(*z.shape)))
-    assert 0.9 * measured <= estimated <= 1.02 * measured
+    # counted as for a GPU, where a norm holds its centred input
+    assert 0.9 * measured <= estimated <= 1.2 * measured
 
 
 def test_tensors_that_are_gone_do_not_count() -> None:

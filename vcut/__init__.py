@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vcut import hub as hub
     from vcut import images as images
     from vcut import media as media
+    from vcut import products as products
     from vcut import runtime as runtime
     from vcut import sampling as sampling
     from vcut import tables as tables
@@ -37,6 +38,7 @@ _MODULES = {
     "hub",
     "images",
     "media",
+    "products",
     "runtime",
     "sampling",
     "tables",

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from vcut.products import Conv2d
+
 M = TypeVar("M", bound=nn.Module)
 
 PART_BYTES = {"cpu": 32 << 20, "meta": math.inf}
@@ -71,30 +73,58 @@ class Modules(nn.ModuleList, Generic[M]):
 class GroupNorm(nn.GroupNorm):
     """Group normalisation of ``[n, ..., c]`` over everything but n, within each group of channels.
 
-    Half precision is normalised in float32 and cast back, as the official GroupNorm32 does. The tokens are centred
-    channel by channel before they are squared, so a large mean costs no digits; the affine step folds into one
-    scale and shift per channel. Reductions run along the tokens, c values at a time, which is what torch does fast
-    on this layout: its ``var_mean`` takes five to ten times longer.
+    Half precision is normalised in float32 and cast back, as the official GroupNorm32 does. The moments are taken
+    channel by channel, about each channel's own mean, so a large mean costs no digits, and then merged within the
+    groups: total variance is that within channels plus that between them. What is left is one scale and shift per
+    channel, which is a batch norm; on the CPU torch's batch norm is what is fast on this layout, five times faster
+    than its group norm on maps of some hundred pixels.
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.device.type == "cpu" and not (torch.is_grad_enabled() or torch.compiler.is_compiling()):
+            return self._as_batch_norm(x)
         dtype = torch.promote_types(x.dtype, torch.float32)
         tokens = x.flatten(1, -2)  # [n, t, c]
         mean = tokens.mean(dim=1, keepdim=True, dtype=dtype)  # per channel, [n, 1, c]
         centred = tokens - mean
         parts = torch.split(centred, slices_at_a_time(centred, dim=1, growth=4), dim=1)
         var = torch.stack([part.square().sum(dim=1) for part in parts]).sum(0) / tokens.shape[1]
-        mean_g = rearrange(mean, "n 1 (g k) -> n g k", g=self.num_groups)
-        var_g = rearrange(var, "n (g k) -> n g k", g=self.num_groups)
-        offset = mean_g - mean_g.mean(-1, keepdim=True)
-        # law of total variance: within channels plus between channels
-        group_var = (var_g + offset.square()).mean(-1, keepdim=True)
-        inv_std = torch.rsqrt(group_var + self.eps)
-        scale = rearrange(self.weight.to(dtype), "(g k) -> g k", g=self.num_groups) * inv_std
-        shift = rearrange(self.bias.to(dtype), "(g k) -> g k", g=self.num_groups) + offset * scale
-        shift, scale = (rearrange(t, "n g k -> n 1 (g k)") for t in (shift, scale))
+        group_mean, group_var = self._merged(mean[:, 0], var)
+        scale = torch.rsqrt(group_var + self.eps) * self.weight.to(dtype)
+        shift = (mean[:, 0] - group_mean) * scale + self.bias.to(dtype)
         place = None if torch.is_grad_enabled() else centred
-        return torch.addcmul(shift, centred, scale, out=place).to(x.dtype).view(x.shape)
+        return torch.addcmul(shift[:, None], centred, scale[:, None], out=place).to(x.dtype).view(x.shape)
+
+    def _as_batch_norm(self, x: Tensor) -> Tensor:
+        """The same, one item of the batch at a time, each read twice and written once."""
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        items = rearrange(x.flatten(1, -2), "n t c -> n 1 c t 1")  # views that torch knows as channels_last
+        weight, bias = self.weight.to(dtype), self.bias.to(dtype)
+        unused = torch.zeros_like(bias)  # batch norm's running moments; their dtype is that of the result
+        moments = [torch.batch_norm_update_stats(item, unused, unused, 0.0) for item in items]
+        mean, var = self._merged(*(torch.stack(each) for each in zip(*moments, strict=True)))
+        out = torch.empty_like(items)
+        for i, item in enumerate(items):
+            torch.native_batch_norm(
+                item,
+                weight,
+                bias,
+                mean[i],
+                var[i],
+                False,
+                0.0,
+                self.eps,
+                out=(out[i], unused[:0], unused[:0]),
+            )
+        return rearrange(out, "n 1 c t 1 -> n t c").view(x.shape)
+
+    def _merged(self, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+        """Moments ``[n, c]`` of channels to those of their groups, as ``[n, c]``."""
+        grouped = rearrange(mean, "n (g k) -> n g k", g=self.num_groups)
+        group_mean = grouped.mean(-1, keepdim=True)
+        within = rearrange(var, "n (g k) -> n g k", g=self.num_groups)
+        group_var = (within + (grouped - group_mean).square()).mean(-1, keepdim=True)
+        return group_mean.expand_as(grouped).flatten(1), group_var.expand_as(grouped).flatten(1)
 
 
 class FrameNorm(GroupNorm):
@@ -104,7 +134,7 @@ class FrameNorm(GroupNorm):
         return super().forward(x.flatten(0, 1)).view(x.shape)
 
 
-class Conv(nn.Conv2d):
+class Conv(Conv2d):
     """A 2-D convolution of ``[b, f, h, w, c]``, frame by frame."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -112,7 +142,7 @@ class Conv(nn.Conv2d):
         return rearrange(y, "(b f) c h w -> b f h w c", b=x.shape[0]).contiguous()
 
 
-class TemporalConv(nn.Conv2d):
+class TemporalConv(Conv2d):
     """The 3x1x1 convolution of ``[b, f, h, w, c]`` over frames, as a (3, 1) convolution of ``[f, h*w]``."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:

@@ -11,6 +11,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from vcut.layers import Conv, FrameNorm, GroupNorm, TemporalConv, in_parts
+from vcut.products import Linear
 
 
 class SpatialResnet(nn.Module):
@@ -25,7 +26,7 @@ class SpatialResnet(nn.Module):
         super().__init__()
         self.norm_1 = FrameNorm(groups, in_channels, eps)
         self.conv_1 = Conv(in_channels, out_channels, 3, padding=1)
-        self.emb = nn.Linear(emb_dim, out_channels) if emb_dim else None
+        self.emb = Linear(emb_dim, out_channels) if emb_dim else None
         self.norm_2 = FrameNorm(groups, out_channels, eps)
         self.conv_2 = Conv(out_channels, out_channels, 3, padding=1)
         self.skip = Conv(in_channels, out_channels, 1) if in_channels != out_channels else None
@@ -56,7 +57,7 @@ class TemporalResnet(nn.Module):
         super().__init__()
         self.norm_1 = GroupNorm(groups, channels, eps)
         self.conv_1 = TemporalConv(channels, channels)
-        self.emb = nn.Linear(emb_dim, channels) if emb_dim else None
+        self.emb = Linear(emb_dim, channels) if emb_dim else None
         self.norm_2 = GroupNorm(groups, channels, eps)
         self.conv_2 = TemporalConv(channels, channels)
 

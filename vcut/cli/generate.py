@@ -90,6 +90,7 @@ def _make(
         vae_dtype=getattr(torch, args.vae_dtype),
         decode_dtype=None if args.decode_dtype is None else getattr(torch, args.decode_dtype),
         offload=args.offload,
+        pack=not args.compile,
         variant=args.variant,
     )
     if args.compile:

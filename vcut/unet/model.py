@@ -15,6 +15,7 @@ import weights_tools.fold
 from vcut.config import Level, Mode, UNetConfig
 from vcut.errors import ConfigError
 from vcut.layers import Conv, FrameNorm, Modules, upsample_nearest
+from vcut.products import is_packed
 from vcut.unet.attention import BlockContext, Context
 from vcut.unet.embedding import EmbeddingMLP, sinusoid
 from vcut.unet.resnet import SpatioTemporalResnet
@@ -253,8 +254,10 @@ def fold(unet: UNet, *, tca: Mode, sca: Mode) -> UNet:
 
     Raises:
         ConfigError: for a way back, from ``'linear_cached'`` to True or from False to anything: the weights are
-            gone.
+            gone. Or the weights are packed (:func:`vcut.products.pack`).
     """
+    if is_packed(unet):
+        raise ConfigError("the weights are packed for this CPU: fold first, then pack")
     config = dataclasses.replace(unet.config, tca=tca, sca=sca)
     state = weights_tools.fold.fold(unet.state_dict(), tca=tca, sca=sca)
     with torch.device("meta"):

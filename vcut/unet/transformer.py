@@ -6,28 +6,27 @@ Shapes: b clips, f frames, n = h*w pixels, c channels.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from vcut.config import Mode
 from vcut.layers import FrameNorm, Modules, in_parts
+from vcut.products import GEGLU, Linear
 from vcut.unet.attention import Axis, BlockContext, Cached, SelfAttention, cross_attention
 from vcut.unet.blend import temporal_share
 from vcut.unet.embedding import EmbeddingMLP, sinusoid
 
 
 class FeedForward(nn.Module):
-    """GEGLU: c -> 2 * 4c, value times erf-GELU of gate, 4c -> c. The value is the first half."""
+    """GEGLU, c -> 4c, then 4c -> c."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.proj_in = nn.Linear(channels, 8 * channels)
-        self.proj_out = nn.Linear(4 * channels, channels)
+        self.proj_in = GEGLU(channels, 4 * channels)
+        self.proj_out = Linear(4 * channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        value, gate = self.proj_in(x).chunk(2, dim=-1)
-        return self.proj_out(F.gelu(gate).mul_(value))
+        return self.proj_out(self.proj_in(x))
 
 
 class Block(nn.Module):
@@ -86,12 +85,12 @@ class Transformer(nn.Module):
         super().__init__()
         self.channels = channels
         self.norm = FrameNorm(groups, channels, eps=1e-6)
-        self.proj_in = nn.Linear(channels, channels)
+        self.proj_in = Linear(channels, channels)
         self.spatial = Modules[Block](Block(channels, heads, "space", sca, context_dim) for _ in range(depth))
         self.temporal = Modules[Block](Block(channels, heads, "time", tca, context_dim) for _ in range(depth))
         self.position = EmbeddingMLP(channels, 4 * channels, channels)
         self.mix_factor = nn.Parameter(torch.full((1,), 0.5))
-        self.proj_out = nn.Linear(channels, channels)
+        self.proj_out = Linear(channels, channels)
 
     def cache_context(self, embedding: Tensor) -> tuple[BlockContext, ...]:
         """What the blocks' cross-attentions keep of ``embedding [b, g, m, d]``.

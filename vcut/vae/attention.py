@@ -10,6 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vcut.layers import FrameNorm, in_parts
+from vcut.products import Linear
 
 EPS = 1e-6
 """Of every norm in the autoencoder but those of the temporal resnets."""
@@ -25,10 +26,10 @@ class FrameAttention(nn.Module):
     def __init__(self, channels: int, *, groups: int) -> None:
         super().__init__()
         self.norm = FrameNorm(groups, channels, EPS)
-        self.to_q = nn.Linear(channels, channels)
-        self.to_k = nn.Linear(channels, channels)
-        self.to_v = nn.Linear(channels, channels)
-        self.to_out = nn.Linear(channels, channels)
+        self.to_q = Linear(channels, channels)
+        self.to_k = Linear(channels, channels)
+        self.to_v = Linear(channels, channels)
+        self.to_out = Linear(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return in_parts(self._frames, x, dim=1)
