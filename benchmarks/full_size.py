@@ -1,9 +1,10 @@
-"""One UNet call at the published size, to the end: how long, and how much memory. vcut alone, since peers may not fit.
+"""One UNet call at the published size, to the end: how long, and how much memory.
 
-    python -m benchmarks.full_size [--form vcut] [--batch 1] [--dtype float32]
+    python -m benchmarks.full_size [--form vcut] [--batch 1] [--dtype bfloat16]
 
-A run, after a small call that loads the code and the weights. *vcut cost says* is what :mod:`vcut.live_memory`
-counts without computing; it counts in the parts of a GPU, which are larger than the CPU's.
+vcut alone, since peers may not fit. A run, after a small call that loads the code and the weights. *vcut cost says*
+is what :mod:`vcut.live_memory` counts without computing; it counts in the parts of a GPU, which are larger than the
+CPU's. A CPU without bfloat16 arithmetic is given float32.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from benchmarks.report import Row, Section
 from benchmarks.rounds import Entry, alternate, workers
 from benchmarks.unet_call import FORMS, MODULE, Call, entry_notes, flop, matrix_peak, small_call
 from benchmarks.weights import DTYPES, configuration, write_part
+from vcut import runtime
 from vcut.config import PRESETS, SVDConfig
 from vcut.counting import build_unet, unet_call
 from vcut.live_memory import peak_bytes
@@ -30,7 +32,7 @@ class Settings:
     """Sizes in pixels; ``form`` is the name of a preset."""
 
     model: str = "svd-xt"
-    dtype: str = "float32"
+    dtype: str = "bfloat16"
     form: str = "lossless"
     frames: int = 25
     height: int = 576
@@ -39,11 +41,13 @@ class Settings:
 
 
 FULL = Settings()
-QUICK = Settings("tiny", frames=2, height=64, width=64)
+QUICK = Settings("tiny", "float32", frames=2, height=64, width=64)
 
 
 def run(settings: Settings, folder: Path) -> Section:
     """Measure one call."""
+    if runtime.is_emulated(DTYPES[settings.dtype]):
+        settings = dataclasses.replace(settings, dtype="float32")
     config = configuration(settings.model)
     stride = config.vae.stride
     grid = (settings.height // stride, settings.width // stride)

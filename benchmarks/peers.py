@@ -30,7 +30,7 @@ def pipeline(config: SVDConfig, unet: Any, vae_path: Path, clip_path: Path) -> A
     files = diffusers_files(config.to_dict())
     pipe = diffusers.StableVideoDiffusionPipeline(
         vae=vae(vae_path),
-        image_encoder=transformers.CLIPVisionModelWithProjection.from_pretrained(clip_path),
+        image_encoder=transformers.CLIPVisionModelWithProjection.from_pretrained(clip_path, dtype=unet.dtype),
         unet=unet,
         scheduler=diffusers.EulerDiscreteScheduler.from_config(files["scheduler/scheduler_config.json"]),
         feature_extractor=transformers.CLIPImageProcessor(

@@ -1,6 +1,6 @@
 """Whole sampling, 25 steps from noise to latents: vcut's presets beside diffusers' pipeline, T-GATE and DeepCache.
 
-    python -m benchmarks.sampling [--frames 4 --height 64 --width 128] [--rounds 2]
+    python -m benchmarks.sampling [--dtype float32] [--frames 4 --height 128 --width 128] [--rounds 1]
 
 The UNet has its full width; CLIP and the VAE's encoder, which run once, are small ones, so that the loop is what is
 measured. Picture, noise and weights are the same: the baseline and the lossless preset must give diffusers' latents,
@@ -29,9 +29,9 @@ from benchmarks import command, unet_call
 from benchmarks.report import Row, Section
 from benchmarks.rounds import Entry, alternate, difference, workers
 from benchmarks.unet_call import FORMS, Call, entry_notes, flop, matrix_peak
-from benchmarks.weights import configuration, write_part
+from benchmarks.weights import DTYPES, configuration, write_part
 from benchmarks.worker import CONTENDERS, Built, first_line
-from vcut import images
+from vcut import images, runtime
 from vcut.clip import CLIPVisionEncoder
 from vcut.conditioning import bind
 from vcut.config import PRESETS, TINY, SVDConfig, VAEConfig
@@ -52,29 +52,58 @@ class Settings:
     """Sizes in pixels; ``gate_step`` is T-GATE's, ``interval`` DeepCache's."""
 
     model: str = "svd-xt"
+    dtype: tuple[str, ...] = ("float32", "bfloat16")
     frames: int = 4
-    height: int = 64
+    height: int = 128
     width: int = 128
     steps: int = 25
     gate_step: int = 10
     interval: int = 3
-    rounds: int = 2
-    minutes: float = 13.0
+    rounds: int = 1
+    minutes: float = 13.0  # for each dtype
 
 
 FULL = Settings()
 QUICK = Settings(
-    "tiny", frames=3, height=64, width=64, steps=4, gate_step=2, interval=2, rounds=1, minutes=1.0
+    "tiny", ("float32",), frames=3, height=64, width=64, steps=4, gate_step=2, interval=2, minutes=1.0
 )
 
 
 def run(settings: Settings, folder: Path) -> Section:
-    """Measure everyone in turn."""
-    config = small_ends(configuration(settings.model))
-    full = write_part(folder, configuration(settings.model), "unet", "float32")
-    ends = {part: write_part(folder, config, part, "float32") for part in ("vae", "clip")}
+    """Measure everyone in turn, the dtypes one after the other."""
     cut = PRESETS["vcut"].cut_step(settings.steps)
-    case = f"{settings.steps} steps, {settings.frames} frames of {settings.width}x{settings.height}, float32"
+    notes = [
+        f"{settings.model}; guidance 1 to 3; vcut cuts at step {cut} of {settings.steps}, T-GATE gates at step "
+        f"{settings.gate_step}, DeepCache computes every {settings.interval}. step in full."
+    ]
+    rows: list[Row] = []
+    missing: dict[str, str] = {}
+    threads = "?"
+    for dtype in settings.dtype:
+        if runtime.is_emulated(DTYPES[dtype]):
+            missing[dtype] = "this CPU has no such arithmetic"
+            continue
+        found, entries, failed, threads = _of_dtype(settings, dtype, folder)
+        rows += found
+        notes += entry_notes(entries)
+        missing |= {f"{name}, {dtype},": reason for name, reason in failed.items()}
+    if "bfloat16" in settings.dtype:
+        notes.append(
+            "In bfloat16 all are rounded, diffusers too, whose latents are then bfloat16: vcut's are float32."
+        )
+    return Section(
+        "sampling", "A whole run of the sampler", tuple(rows), tuple(notes), missing, {"threads": threads}
+    )
+
+
+def _of_dtype(
+    settings: Settings, dtype: str, folder: Path
+) -> tuple[list[Row], list[Entry], dict[str, str], str]:
+    """Rows, what ran, what did not and why, and the number of threads."""
+    config = small_ends(configuration(settings.model))
+    full = write_part(folder, configuration(settings.model), "unet", dtype)
+    ends = {part: write_part(folder, config, part, dtype) for part in ("vae", "clip")}
+    case = f"{settings.steps} steps, {settings.frames} frames of {settings.width}x{settings.height}, {dtype}"
     command.progress(f"whole sampling: {case}")
 
     with ExitStack() as stack:
@@ -97,7 +126,7 @@ def run(settings: Settings, folder: Path) -> Section:
         best: list[float] = []
 
         def peak() -> None:
-            best.append(matrix_peak(processes["vcut"], "float32", settings.model))
+            best.append(matrix_peak(processes["vcut"], dtype, settings.model))
 
         alternate(entries, rounds=settings.rounds, minutes=settings.minutes, between=peak)
         threads = str(processes["vcut"].settings["threads"])
@@ -120,18 +149,7 @@ def run(settings: Settings, folder: Path) -> Section:
                 difference=difference(entry.result(), expected),
             )
         )
-    return Section(
-        "sampling",
-        "A whole run of the sampler",
-        tuple(rows),
-        notes=(
-            f"{settings.model}; guidance 1 to 3; vcut cuts at step {cut} of {settings.steps}, T-GATE gates at step "
-            f"{settings.gate_step}, DeepCache computes every {settings.interval}. step in full.",
-            *entry_notes(entries),
-        ),
-        missing=missing,
-        machine={"threads": threads},
-    )
+    return rows, entries, missing, threads
 
 
 def small_ends(config: SVDConfig) -> SVDConfig:
@@ -164,6 +182,13 @@ def picture(height: int, width: int) -> Any:
 
     coarse = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def first_latents(config: SVDConfig, settings: Settings) -> Tensor:
+    """Unit noise ``[1, f, z, h, w]`` in float32, whatever the dtype of the networks."""
+    grid = (settings.height // config.vae.stride, settings.width // config.vae.stride)
+    draw = torch.Generator().manual_seed(1)
+    return torch.randn((1, settings.frames, config.vae.latent_channels, *grid), generator=draw)
 
 
 def build(contender: str, *, paths: dict[str, str], settings: dict[str, Any]) -> Built:
@@ -209,10 +234,8 @@ def _ours(unet: UNet, form: str, config: SVDConfig, places: dict[str, Path], set
 
     def run(steps: int) -> Tensor:
         draw = torch.Generator().manual_seed(0)
-        # drawn in the order of diffusers: the picture's noise, then the latents
         image_noise = torch.randn(pixels.shape, generator=draw)
-        grid = (height // config.vae.stride, width // config.vae.stride)
-        noise = torch.randn((1, settings.frames, config.vae.latent_channels, *grid), generator=draw)
+        noise = first_latents(config, settings)
         conditioning = pipe.condition(
             pixels, image_noise, fps=config.fps, motion_bucket=config.motion_bucket, noise_aug=0.02
         )
@@ -225,12 +248,12 @@ def _ours(unet: UNet, form: str, config: SVDConfig, places: dict[str, Path], set
 
 def _theirs(config: SVDConfig, places: dict[str, Path], settings: Settings) -> Run:
     pipe = _pipeline(config, places)
-    return partial(_call, pipe, config, settings)
+    return partial(_call, pipe, pipe.unet.dtype, config, settings)
 
 
 def _tgate(config: SVDConfig, places: dict[str, Path], settings: Settings) -> Run:
     pipe = importlib.import_module("tgate.SVD").TgateSVDLoader(_pipeline(config, places))
-    return partial(_call, pipe.tgate, config, settings, gate_step=settings.gate_step)
+    return partial(_call, pipe.tgate, pipe.unet.dtype, config, settings, gate_step=settings.gate_step)
 
 
 def _deepcache(config: SVDConfig, places: dict[str, Path], settings: Settings) -> Run:
@@ -241,7 +264,7 @@ def _deepcache(config: SVDConfig, places: dict[str, Path], settings: Settings) -
     def run(steps: int) -> Tensor:
         helper.enable()
         try:
-            return _call(pipe, config, settings, steps)
+            return _call(pipe, pipe.unet.dtype, config, settings, steps)
         finally:
             helper.disable()
 
@@ -255,7 +278,14 @@ def _pipeline(config: SVDConfig, places: dict[str, Path]) -> Any:
     return peers.pipeline(config, peers.unet(places["unet"]), places["vae"], places["clip"])
 
 
-def _call(pipe: Callable[..., Any], config: SVDConfig, settings: Settings, steps: int, **more: Any) -> Tensor:
+def _call(
+    pipe: Callable[..., Any],
+    dtype: torch.dtype,
+    config: SVDConfig,
+    settings: Settings,
+    steps: int,
+    **more: Any,
+) -> Tensor:
     latents: Tensor = pipe(
         picture(settings.height, settings.width),
         height=settings.height,
@@ -268,6 +298,7 @@ def _call(pipe: Callable[..., Any], config: SVDConfig, settings: Settings, steps
         motion_bucket_id=config.motion_bucket,
         noise_aug_strength=0.02,
         generator=torch.Generator().manual_seed(0),
+        latents=first_latents(config, settings).to(dtype),
         output_type="latent",
         **more,
     ).frames

@@ -1,9 +1,10 @@
 """The two matrix products of these networks, linear and convolution, each with its weight as trained or packed.
 
-oneDNN, which computes them on the CPU, wants a matrix in blocks that fit its registers. Given one in rows it rearranges
-it in every call, and torch sends float32 linear layers to another library altogether. :func:`pack` rearranges once. The
-packed weight takes the place of the parameter, so a module says by itself which it holds, and the result is the same
-up to the order of summation: float32 stays float32, unlike under ``torch.set_float32_matmul_precision("medium")``.
+oneDNN, which computes them on the CPU, wants a matrix in blocks that fit its registers. Given one in rows it
+rearranges it in every call, and torch sends float32 linear layers to another library altogether. :func:`pack`
+rearranges once. The packed weight takes the place of the parameter, so a module says by itself which it holds, and
+the result is the same up to the order of summation: float32 stays float32, unlike under
+``torch.set_float32_matmul_precision("medium")``.
 
 torch calls its packed form ``is_mkldnn``. The operators are those that its own compiler emits.
 """
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vcut.errors import ConfigError
+from vcut.runtime import is_emulated
 
 
 class Linear(nn.Linear):
@@ -77,26 +79,21 @@ class Conv2d(nn.Conv2d):
 
 def can_pack(weight: Tensor) -> bool:
     """Whether this torch packs, and this CPU computes in the dtype of ``weight``."""
-    computed = {
-        torch.float32: lambda: True,
-        torch.bfloat16: lambda: torch.ops.mkldnn._is_mkldnn_bf16_supported(),
-        torch.float16: lambda: torch.ops.mkldnn._is_mkldnn_fp16_supported(),
-    }
     return (
         weight.device.type == "cpu"
+        and weight.dtype in (torch.float32, torch.bfloat16, torch.float16)
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
-        and weight.dtype in computed
-        and computed[weight.dtype]()
+        and not is_emulated(weight.dtype)
     )
 
 
 def pack(*networks: nn.Module) -> bool:
     """Pack the weights of ``networks``, in place and for good: they then compute on this CPU, and nothing else.
 
-    A packed network cannot be moved, cast, trained, compiled, folded or saved. Packed weights are memory of their own,
-    where those of a loaded file may be the file's pages. What several networks share they share still, if packed in
-    one call. Weights for which :func:`can_pack` says no stay as they are.
+    A packed network cannot be moved, cast, trained, compiled, folded or saved. Packed weights are memory of their
+    own, where those of a loaded file may be the file's pages. What several networks share they share still, if packed
+    in one call. Weights for which :func:`can_pack` says no stay as they are.
 
     Returns:
         Whether any was packed.

@@ -79,8 +79,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """``softmax(q k^T / sqrt(e)) v`` of ``[b, heads, n, e]``.
 
     torch's fused kernel is made for thousands of tokens. On the CPU in float32, two batched products and a softmax
-    between them are up to four times faster over 14 to 25 frames, and their logits are small. Half precision keeps the
-    fused kernel, whose logits are float32.
+    between them are up to four times faster over 14 to 25 frames, and their logits are small. Half precision keeps
+    the fused kernel, whose logits are float32.
     """
     short = q.shape[-2] <= LONGEST_WRITTEN_OUT
     if q.device.type == "cpu" and q.dtype == torch.float32 and short and not torch.is_grad_enabled():
