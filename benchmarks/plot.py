@@ -53,7 +53,7 @@ def _bars(axes: Any, title: str, rows: Sequence[Row]) -> None:
     axes.bar_label(axes.containers[-1], [f" {median:.2f}" for median in medians], fontsize=8)
     axes.invert_yaxis()
     axes.margins(x=0.15)
-    axes.set_title(f"{title}, seconds", fontsize=9)
+    axes.set_title(f"{title}, seconds", fontsize=8)
 
 
 def _curves(rows: Sequence[Row]) -> list[Callable[[Any], None]]:
@@ -78,7 +78,7 @@ def _curves(rows: Sequence[Row]) -> list[Callable[[Any], None]]:
             axes.set_ylim(bottom=0)
             axes.set_xlim(left=0)
             axes.set_xlabel(label, fontsize=8)
-            axes.set_title(f"One call of the UNet: {title}, seconds", fontsize=9)
+            axes.set_title(f"One call of the UNet: {title}, seconds", fontsize=8)
             axes.legend(fontsize=8)
 
         return draw

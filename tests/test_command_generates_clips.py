@@ -93,6 +93,7 @@ def test_defaults_leave_everything_to_the_library(photo: str, calls: Calls) -> N
             "vae_dtype": torch.float32,
             "decode_dtype": None,
             "offload": False,
+            "pack": True,
             "variant": None,
         }
     ]

@@ -81,7 +81,8 @@ class GroupNorm(nn.GroupNorm):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type == "cpu" and not (torch.is_grad_enabled() or torch.compiler.is_compiling()):
+        recording = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
+        if x.device.type == "cpu" and not (recording or torch.compiler.is_compiling()):
             return self._as_batch_norm(x)
         dtype = torch.promote_types(x.dtype, torch.float32)
         tokens = x.flatten(1, -2)  # [n, t, c]

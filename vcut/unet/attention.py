@@ -83,7 +83,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     the fused kernel, whose logits are float32.
     """
     short = q.shape[-2] <= LONGEST_WRITTEN_OUT
-    if q.device.type == "cpu" and q.dtype == torch.float32 and short and not torch.is_grad_enabled():
+    if q.device.type == "cpu" and q.dtype == torch.float32 and short:
         rows = q.flatten(0, 1) * q.shape[-1] ** -0.5
         logits = torch.bmm(rows, k.flatten(0, 1).mT)
         return torch.bmm(logits.softmax(-1), v.flatten(0, 1)).view(q.shape)
