@@ -25,9 +25,12 @@ class CLIPVisionEncoder(nn.Module):
         self.config = config
         w, patch = config.width, config.patch_size
         self.patch_embed = nn.Conv2d(3, w, patch, stride=patch, bias=False)
-        self.class_embedding = nn.Parameter(nn.init.normal_(torch.empty(w), std=w**-0.5))
+        self.class_embedding = nn.Parameter(torch.empty(w))
         tokens = 1 + (config.image_size // patch) ** 2
-        self.position_embedding = nn.Parameter(nn.init.normal_(torch.empty(tokens, w), std=w**-0.5))
+        self.position_embedding = nn.Parameter(torch.empty(tokens, w))
+        for embedding in (self.class_embedding, self.position_embedding):
+            if not embedding.is_meta:  # there it would draw nothing, but import torch's compiler: a second
+                nn.init.normal_(embedding, std=w**-0.5)
         self.norm_pre = nn.LayerNorm(w, EPS)
         self.blocks = nn.Sequential(*(Block(w, config.heads, config.mlp_dim) for _ in range(config.layers)))
         self.norm_post = nn.LayerNorm(w, EPS)
