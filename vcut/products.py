@@ -11,21 +11,30 @@ torch calls its packed form ``is_mkldnn``. The operators are those that its own 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
+from vcut import winograd
 from vcut.errors import ConfigError
 from vcut.runtime import is_emulated
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``F.linear``, for a ``weight`` that may be packed."""
+    if weight.is_mkldnn:
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return F.linear(x, weight, bias)
 
 
 class Linear(nn.Linear):
     """``x W^T + b`` over the last axis of ``x``."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.weight.is_mkldnn:
-            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
-        return F.linear(x, self.weight, self.bias)
+        return linear(x, self.weight, self.bias)
 
     def pack(self) -> None:
         """Rearrange the weight; see :func:`pack`."""
@@ -47,9 +56,9 @@ class GEGLU(Linear):
             value, gate = super().forward(x).chunk(2, dim=-1)
             return F.gelu(gate).mul_(value)
         value_bias, gate_bias = self.bias.chunk(2)
-        linear = torch.ops.mkldnn._linear_pointwise
-        gate = linear(x, self.gate_weight, gate_bias, "gelu", [], "none")
-        return linear.binary(x, gate, self.weight, value_bias, "mul")
+        fused = torch.ops.mkldnn._linear_pointwise
+        gate = fused(x, self.gate_weight, gate_bias, "gelu", [], "none")
+        return fused.binary(x, gate, self.weight, value_bias, "mul")
 
     def pack(self) -> None:
         value, gate = self.weight.chunk(2)
@@ -57,19 +66,46 @@ class GEGLU(Linear):
 
 
 class Conv2d(nn.Conv2d):
-    """A convolution of ``[n, c, i, j]``, with zeros around it and in one group."""
+    """A convolution of ``[n, c, i, j]``, with zeros around it and in one group.
 
-    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if weight.is_mkldnn:
+    Packed, a 3x3 over many channels in float32 becomes the matrices of :mod:`vcut.winograd`.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int | tuple[int, int], **how: Any
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, **how)
+        self.register_module("points", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.points is not None:
+            y = winograd.convolve(rearrange(x, "n c i j -> n i j c"), tuple(self.points), self.bias, linear)
+            return rearrange(y, "n i j c -> n c i j")
+        if self.weight.is_mkldnn:
             return torch.ops.mkldnn._convolution_pointwise(
-                x, weight, bias, *self._geometry(), self.groups, "none", [], ""
+                x, self.weight, self.bias, *self._geometry(), self.groups, "none", [], ""
             )
-        return super()._conv_forward(x, weight, bias)
+        return super().forward(x)
 
     def pack(self) -> None:
         """Rearrange the weight; see :func:`pack`."""
-        reorder = torch.ops.mkldnn._reorder_convolution_weight
-        self.weight = _constant(reorder(self.weight, *self._geometry(), self.groups, None))
+        if tile := self._tile():
+            self.points = nn.ParameterList(map(_packed_matrix, winograd.transform(self.weight, tile)))
+            self.register_parameter("weight", None)
+        else:
+            reorder = torch.ops.mkldnn._reorder_convolution_weight
+            self.weight = _constant(reorder(self.weight, *self._geometry(), self.groups, None))
+
+    def _tile(self) -> int:
+        """With which tile of :mod:`vcut.winograd` this is faster, 0 for none.
+
+        Below some hundred channels the transforms cost what the products save. The widest layers see the smallest
+        maps, and have most of the weights: for them the tile that lets weights grow least.
+        """
+        plain = (self.kernel_size, self.padding, self.stride) == ((3, 3), (1, 1), (1, 1))
+        if not plain or self.weight.dtype != torch.float32 or min(self.in_channels, self.out_channels) < 128:
+            return 0
+        return 4 if self.out_channels <= 640 else 2
 
     def _geometry(self) -> tuple[list[int], list[int], list[int]]:
         """Padding, stride and dilation."""
@@ -105,7 +141,7 @@ def pack(*networks: nn.Module) -> bool:
         module
         for network in networks
         for module in network.modules()
-        if isinstance(module, Linear | Conv2d) and not module.weight.is_mkldnn and can_pack(module.weight)
+        if isinstance(module, Linear | Conv2d) and not is_packed(module) and can_pack(module.weight)
     ]
     if any(module.weight.requires_grad for module in modules):
         raise ConfigError("packed weights have no gradients: call requires_grad_(False) first")
@@ -115,8 +151,8 @@ def pack(*networks: nn.Module) -> bool:
     for first, *others in same.values():
         first.pack()
         for other in others:
-            for name, parameter in first.named_parameters(recurse=False):
-                setattr(other, name, parameter)
+            other._parameters.update(first._parameters)
+            other._modules.update(first._modules)
     return bool(modules)
 
 

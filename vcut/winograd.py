@@ -1,0 +1,127 @@
+"""A 3x3 convolution with fewer multiplications: minimal filtering (Winograd 1980; Lavin and Gray, arXiv 1509.09308).
+
+A tile of ``t x t`` results needs ``(t+2)^2`` values of the input. Seen as polynomials, the filter and these values
+are evaluated at ``t+2`` points along each axis and multiplied point by point; the result is read off the products:
+
+    ``Y = A^T [ (G g G^T) * (B^T d B) ] A``
+
+With channels, each of the ``(t+2)^2`` points is a matrix product over all tiles. A tile of 4 takes 36 products for
+16 results where the plain sum takes 144, a quarter of the work, with weights four times as large; a tile of 2 takes
+16 for 4 where the plain sum takes 36, with weights 16/9 as large. The transforms by A and B are small matrices.
+
+It is the same sum in another order. In float32 it is off by some 1e-6, as a plain sum of so many terms is; in
+bfloat16 rounding the transformed values would triple the error, so it is not for half precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from functools import cache
+from math import ceil, isqrt, prod
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+POINTS = {
+    2: (Fraction(0), Fraction(1), Fraction(-1)),
+    4: (Fraction(0), Fraction(1), Fraction(-1), Fraction(-2), Fraction(1, 2)),
+}
+"""By tile: where polynomials are evaluated, besides infinity. Small fractions lose the fewest digits; 1 is second."""
+
+BAND_BYTES = 32 << 20
+"""How much of the transformed input is held at a time."""
+
+Linear = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""As ``F.linear``: values ``[n, c]``, a matrix ``[o, c]`` and perhaps a bias ``[o]`` to ``[n, o]``."""
+
+
+@cache
+def matrices(tile: int) -> tuple[Tensor, Tensor, Tensor]:
+    """``A^T [t, t+2]``, ``G [t+2, 3]`` and ``B^T [t+2, t+2]`` for ``tile`` results along an axis, in float64.
+
+    The construction of Toom and Cook, exact in fractions: A and G evaluate polynomials of ``tile`` and of 3
+    coefficients at the points (at infinity: their leading coefficient), and B interpolates, which is transposed here.
+    """
+    points = POINTS[tile]
+    others = [tuple(q for q in points if q != p) for p in points]
+
+    def evaluate(terms: int) -> list[list[Fraction]]:
+        return [[p**k for k in range(terms)] for p in points] + [[Fraction(0)] * (terms - 1) + [Fraction(1)]]
+
+    scales = [prod(p - q for q in rest) for p, rest in zip(points, others, strict=True)] + [Fraction(1)]
+    filters = [[value / scale for value in row] for row, scale in zip(evaluate(3), scales, strict=True)]
+    inputs = [_from_roots(rest, len(points) + 1) for rest in (*others, points)]
+    outputs, filters_, inputs_ = (
+        torch.tensor([[float(value) for value in row] for row in rows], dtype=torch.float64)
+        for rows in (evaluate(tile), filters, inputs)
+    )
+    return outputs.T, filters_, inputs_
+
+
+def _from_roots(roots: tuple[Fraction, ...], terms: int) -> list[Fraction]:
+    """Coefficients, the constant first, of the polynomial with these ``roots``, padded to ``terms``."""
+    coefficients = [Fraction(1)]
+    for root in roots:
+        shifted = [Fraction(0), *coefficients]
+        coefficients = [
+            high - root * low for high, low in zip(shifted, [*coefficients, Fraction(0)], strict=True)
+        ]
+    return coefficients + [Fraction(0)] * (terms - len(coefficients))
+
+
+def transform(weight: Tensor, tile: int) -> Tensor:
+    """``G g G^T``: filters ``[o, c, 3, 3]`` to a matrix for every point, ``[(t+2)^2, o, c]``, in their dtype."""
+    both = _both_axes(matrices(tile)[1], weight)
+    return torch.einsum("pk,ock->poc", both, weight.flatten(2))
+
+
+def convolve(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None, linear: Linear = F.linear) -> Tensor:
+    """The 3x3 convolution of ``x [n, i, j, c]`` with zeros around it, ``[n, i, j, o]``.
+
+    ``weights`` are the matrices of :func:`transform`, in any form that ``linear`` takes; their number tells the tile.
+    The map is gone over in bands, so that what is held in between is about three times :data:`BAND_BYTES`.
+    """
+    tile = isqrt(len(weights)) - 2
+    outputs, _, inputs = (_both_axes(matrix, x) for matrix in matrices(tile))
+    n, height, width, channels = x.shape
+    out_channels = weights[0].shape[0]
+    rows, columns = ceil(height / tile), ceil(width / tile)
+    row_bytes = len(weights) * max(channels, out_channels) * columns * x.element_size()
+    band = max(1, BAND_BYTES // row_bytes)
+    images, band = max(1, band // rows), min(band, rows)
+    out = x.new_empty(n, rows, tile, columns, tile, out_channels)
+    for start in range(0, rows, band):
+        stop = min(start + band, rows)
+        top, bottom = start * tile - 1, stop * tile + 1
+        zeros = (1, columns * tile + 1 - width, max(0, -top), max(0, bottom - height))
+        for part, result in zip(torch.split(x, images), torch.split(out, images), strict=True):
+            values = F.pad(part[:, max(0, top) : bottom], (0, 0, *zeros))
+            tiles = values.unfold(1, tile + 2, tile).unfold(2, tile + 2, tile)
+            values = rearrange(tiles, "n s t c p q -> (n s t) (p q) c")
+            values = torch.bmm(inputs.expand(len(values), -1, -1), values)
+            products = _by_point(values, weights, bias, linear)
+            del values
+            products = torch.bmm(outputs.expand(len(products), -1, -1), products)
+            result[:, start:stop] = rearrange(
+                products, "(n s t) (i j) o -> n s i t j o", s=stop - start, t=columns, i=tile
+            )
+    whole = rearrange(out, "n s i t j o -> n (s i) (t j) o")
+    return whole[:, :height, :width].contiguous()
+
+
+def _by_point(values: Tensor, weights: Sequence[Tensor], bias: Tensor | None, linear: Linear) -> Tensor:
+    """``[n, p, c]`` times each point's matrix.
+
+    The bias joins at the point (1, 1): powers of 1 are 1, so that comes out at every place of the tile.
+    """
+    ones = isqrt(len(weights)) + 1
+    products = [linear(values[:, p], weight, bias if p == ones else None) for p, weight in enumerate(weights)]
+    return torch.stack(products, dim=1)
+
+
+def _both_axes(matrix: Tensor, like: Tensor) -> Tensor:
+    """For tiles written as rows: the matrix applied along i and along j."""
+    return torch.kron(matrix, matrix).to(like)
