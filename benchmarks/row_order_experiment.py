@@ -118,7 +118,9 @@ def load(args: argparse.Namespace) -> tuple[UNet, Conditioning, int]:
 def with_old_rows(unet: UNet, height: int, width: int) -> UNet:
     """A view of ``unet``, sharing its weights, whose contexts come in the old order."""
     view = copy.copy(unet)
-    view.cache_context = lambda embedding: interleaved(unet, embedding, height, width)  # type: ignore[method-assign]
+    view.cache_context = lambda embedding, frames=None: interleaved(  # type: ignore[method-assign]
+        unet, embedding, height, width, frames
+    )
     return view
 
 

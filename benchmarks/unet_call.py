@@ -248,7 +248,7 @@ def inputs(config: SVDConfig, call: Call, dtype: torch.dtype) -> tuple[Tensor, T
 
 def _our_call(unet: UNet, config: SVDConfig, call: Call) -> Callable[[], Tensor]:
     x, c_noise, embedding, time_ids = inputs(config, call, unet.dtype)
-    return partial(unet, x, c_noise, unet.cache_context(embedding), time_ids)
+    return partial(unet, x, c_noise, unet.cache_context(embedding, call.frames), time_ids)
 
 
 def _their_call(unet: Any, config: SVDConfig, call: Call) -> Callable[[], Tensor]:

@@ -90,4 +90,4 @@ def test_half_precision_takes_half_and_one_branch_half_of_two() -> None:
     half_weights, half_guided, _ = of(torch.float16)
     assert weights == 2 * half_weights == 4 * sum(p.numel() for p in build_unet(SMALL).parameters())
     assert half_guided < 0.75 * guided  # norms still run in float32
-    assert guided == pytest.approx(2 * single, rel=0.05)  # positions are shared by the clips
+    assert guided == pytest.approx(2 * single, rel=0.05)

@@ -43,7 +43,8 @@ def test_the_run_is_the_sum_of_its_calls() -> None:
     report = small(cut=4)
     assert (report.summary.guided, report.summary.cut) == (3, 3)
     contexts = report.unet.context * 3  # both branches of the guided steps, one of the cut steps
-    assert report.run() == report.unet.call(2) * 3 + report.unet.call(1) * 3 + contexts
+    positions = report.unet.positions * 2  # once for both branches, once for the one
+    assert report.run() == report.unet.call(2) * 3 + report.unet.call(1) * 3 + contexts + positions
     assert report.baseline_run() == report.baseline.call(2, published=True) * STEPS
 
 

@@ -14,7 +14,8 @@ ALLOWED = {
     "vcut/config.py": {"vcut.errors"},
     "vcut/errors.py": {"weights_tools.errors"},
     "vcut/runtime.py": set(),
-    "vcut/products.py": {"vcut.errors", "vcut.runtime"},
+    "vcut/winograd.py": set(),
+    "vcut/products.py": {"vcut.errors", "vcut.runtime", "vcut.winograd"},
     "vcut/layers.py": {"vcut.products"},
     "vcut/resnet.py": {"vcut.layers", "vcut.products"},
     "vcut/unet/": {

@@ -111,6 +111,18 @@ def test_a_cached_context_equals_its_embedding_in_every_mode() -> None:
 
 
 @torch.no_grad()
+def test_positions_embedded_once_are_those_of_every_call() -> None:
+    unet, (x, c_noise, context, ids) = random_unet(), inputs()
+    frames = x.shape[1]
+    cached = unet.cache_context(context, frames)
+    assert torch.equal(unet(x, c_noise, cached, ids), unet(x, c_noise, context, ids))
+    shifted = cached._replace(positions=tuple(t.roll(1, 0) for t in cached.positions or ()))
+    assert not torch.equal(unet(x, c_noise, shifted, ids), unet(x, c_noise, context, ids)), "the control"
+    with pytest.raises(ConfigError, match=f"positions of {frames} frames, the latents are {frames - 1}"):
+        unet(x[:, 1:], c_noise, cached, ids)
+
+
+@torch.no_grad()
 def test_a_batch_equals_its_clips_alone() -> None:
     """Every clip keeps its own context: the rows of temporal cross-attention cannot be interleaved."""
     for form in (random_unet(), fold(random_unet(), tca="linear_cached", sca="linear_cached")):

@@ -303,7 +303,7 @@ def context_rows(clips: int, pixels: int) -> Tensor:
     return torch.arange(clips * pixels).reshape(clips, pixels) % clips
 
 
-def interleaved(unet: UNet, embedding: Tensor, height: int, width: int) -> Context:
+def interleaved(unet: UNet, embedding: Tensor, height: int, width: int, frames: int | None = None) -> Context:
     """The context as diffusers before 0.28 handed it to temporal cross-attention. For experiments only.
 
     With one key, what a pixel receives is the constant of the context that it is given, so the wrong order is a
@@ -315,6 +315,7 @@ def interleaved(unet: UNet, embedding: Tensor, height: int, width: int) -> Conte
         embedding: ``[b, 1, d]``, for guidance the unconditional clips first.
         height: of the latents.
         width: of the latents.
+        frames: as for :meth:`vcut.unet.UNet.cache_context`.
 
     Raises:
         ConfigError: another form of temporal cross-attention, or more than one token.
@@ -323,7 +324,7 @@ def interleaved(unet: UNet, embedding: Tensor, height: int, width: int) -> Conte
         raise ConfigError(
             f"interleaved needs tca='linear_cached', got {unet.config.tca!r}: fold the UNet first"
         )
-    context = unet.cache_context(embedding)
+    context = unet.cache_context(embedding, frames)
     blocks = []
     for pair, stride in zip(context.blocks, _strides(unet), strict=True):
         rows = context_rows(context.batch, (height // stride) * (width // stride))

@@ -31,19 +31,20 @@ class Conditioning:
 def bind(unet: UNet, conditioning: Conditioning, *, sequential: bool = False) -> Network:
     """The network F(x, c_noise, branches) of one run.
 
-    The contexts of each set of branches are cached at its first step, once per run. The branches go through the
-    UNet as one batch, or one after the other (``sequential``: less memory at a time, the same result).
+    The contexts of each set of branches, and the frames' positions, are cached at its first step, once per run. The
+    branches go through the UNet as one batch, or one after the other (``sequential``: less memory at a time, the
+    same result).
     """
 
     @functools.cache
-    def conditions(branches: tuple[Branch, ...]) -> tuple[Context, Tensor, Tensor]:
+    def conditions(branches: tuple[Branch, ...], frames: int) -> tuple[Context, Tensor, Tensor]:
         embedding = torch.cat([WEIGHTS[branch.context] * conditioning.embedding for branch in branches])
         latents = torch.cat([WEIGHTS[branch.latents] * conditioning.latents for branch in branches])
         time_ids = conditioning.time_ids.repeat(len(branches), 1)
-        return unet.cache_context(embedding), latents, time_ids
+        return unet.cache_context(embedding, frames), latents, time_ids
 
     def evaluate(x: Tensor, c_noise: float, branches: tuple[Branch, ...]) -> Tensor:
-        context, latents, time_ids = conditions(branches)
+        context, latents, time_ids = conditions(branches, x.shape[1])
         noisy = repeat(x, "n f c h w -> (k n) f c h w", k=len(branches))
         image = repeat(latents, "kn c h w -> kn f c h w", f=x.shape[1])
         inputs = torch.cat([noisy.to(unet.dtype), image.to(unet.dtype)], dim=2)

@@ -156,8 +156,10 @@ class CostReport:
     def _run(self, unet: UNetCounts, summary: Summary, published: bool) -> Count:
         guided, single = self._steps(summary)
         calls = unet.call(2, published=published) * guided + unet.call(1, published=published) * single
-        once = 0 if published else 2 * bool(guided) + bool(single)  # contexts projected, per kind of step
-        return calls + unet.context * once
+        if published:
+            return calls
+        kinds = (2 * bool(guided), 1 * bool(single))  # of steps, by their branches: each caches what it needs
+        return calls + unet.context * sum(kinds) + unet.positions * sum(map(bool, kinds))
 
     @staticmethod
     def _steps(summary: Summary) -> tuple[int, int]:
@@ -202,15 +204,15 @@ class CostReport:
             row(a.name, a.macs * 2, b.macs * 2, (a.parameters, b.parameters))
             for a, b in zip(base.parts, this.parts, strict=True)
         ]
-        rows.append(row("positions of the frames", base.positions, this.positions))
         sizes = (base.parameters, this.parameters)
         rows.append(row("= as vcut computes it", base.call(2), this.call(2), sizes))
         repeats = dict(this.repeats)
         rows += [row(f"+ {name}", c * 2, repeats.get(name, Count()) * 2) for name, c in base.repeats]
-        rows.append(row("+ positions of the frames for every clip", base.positions, this.positions))
+        rows.append(row("+ positions of the frames, for every clip", base.positions * 2, this.positions * 2))
         rows.append(row("= as published", base.call(2, published=True), this.call(2, published=True)))
         rows.append(row("one branch, as vcut computes it", base.call(1), this.call(1)))
         rows.append(row("context, once per run", base.context * 2, this.context * 2))
+        rows.append(row("positions of the frames, once per run", base.positions, this.positions))
         columns = ("parameters", "layers", "+ products")
         return Table(
             f"One UNet call on both guidance branches, {unit[1]} MACs, of the baseline and of {self.preset}",

@@ -91,8 +91,8 @@ class UNetCounts:
     """The UNet's bill. Everything but ``positions`` is for one clip and grows with the clips of a call.
 
     Attributes:
-        parts: in the order of :data:`PARTS`; their sum and ``positions`` are a call on a cached context.
-        positions: embedding the frames' positions, which all clips of a call share.
+        parts: in the order of :data:`PARTS`; their sum is a call on a cached context.
+        positions: embedding the frames' positions, once per run, for all clips.
         context: projecting the context for all cross-attentions, once per clip and run.
         repeats: what the published code computes in every call besides, by name: see :func:`unet_counts`.
     """
@@ -117,7 +117,7 @@ class UNetCounts:
         each = total(part.macs for part in self.parts)
         if published:
             return (each + self.positions + total(count for _, count in self.repeats)) * clips
-        return each * clips + self.positions
+        return each * clips
 
     def paper_call(self, clips: int) -> int:
         """One call as the paper must have counted it: as published, layers, and 4 per LayerNorm element.
@@ -169,7 +169,7 @@ def unet_counts(config: UNetConfig, frames: int, height: int, width: int) -> UNe
     - the context for every pixel, before the keys and values of temporal cross-attention;
     - the context for every frame, before those of spatial cross-attention;
     - the step embedding for every frame, before the resnets' projections of it;
-    - the frames' positions for every clip.
+    - the frames' positions, for every clip.
     """
     unet = build_unet(config)
     d = config.context_dim
@@ -183,11 +183,9 @@ def unet_counts(config: UNetConfig, frames: int, height: int, width: int) -> UNe
         "spatial cross-attention": config.sca is True,
         "temporal cross-attention": config.tca is True,
     }
-    parts, positions = dict.fromkeys(PARTS, Count()), Count()
+    parts = dict.fromkeys(PARTS, Count())
     for path, count in modules:
-        if ".transformer.position." in path:
-            positions += count
-        elif kept.get(_part(path), True):
+        if kept.get(_part(path), True):
             parts[_part(path)] += count
     elements = Counter[str]()
     for path, number in norms:
@@ -219,7 +217,7 @@ def unet_counts(config: UNetConfig, frames: int, height: int, width: int) -> UNe
     )
     return UNetCounts(
         parts=tuple(Part(name, weights[name], parts[name], elements[name]) for name in PARTS),
-        positions=positions,
+        positions=macs(lambda: [transformer.positions(frames) for transformer in unet.transformers()]),
         context=macs(lambda: unet.cache_context(on_meta(1, 1, d))),
         repeats=tuple((name, count) for name, count in repeats if count.total),
     )
@@ -229,7 +227,7 @@ def unet_call(unet: UNet, clips: int, frames: int, height: int, width: int) -> C
     """A call of a meta UNet on a cached context, ready to run."""
     c, dtype = unet.config, unet.dtype
     x = on_meta(clips, frames, c.in_channels, height, width, dtype=dtype)
-    context = unet.cache_context(on_meta(clips, 1, c.context_dim, dtype=dtype))
+    context = unet.cache_context(on_meta(clips, 1, c.context_dim, dtype=dtype), frames)
     c_noise, time_ids = on_meta(clips), on_meta(clips, c.time_ids)
     return lambda: unet(x, c_noise, context, time_ids)
 

@@ -52,12 +52,20 @@ class BlockContext(NamedTuple):
     temporal: Cached
 
 
+class TransformerContext(NamedTuple):
+    """What one transformer is given besides the stream: its blocks' contexts, and its frames' positions."""
+
+    blocks: tuple[BlockContext, ...]
+    positions: Tensor  # [f, 1, c]
+
+
 class Context(NamedTuple):
-    """A context made ready for every cross-attention of one UNet, once per clip.
+    """What one UNet computes once per clip: its cross-attentions' contexts and, if asked, its frames' positions.
 
     ``blocks`` holds one :class:`BlockContext` per transformer block in order of execution (16 in SVD);
     ``batch`` is the number of clips and ``frames`` is g: 1, or the number of frames with a context each. ``tca``
-    and ``sca`` are the forms it was made for.
+    and ``sca`` are the forms it was made for. ``positions`` holds one ``[f, 1, c]`` per transformer, or is None:
+    then every call embeds them anew.
     """
 
     blocks: tuple[BlockContext, ...]
@@ -65,6 +73,7 @@ class Context(NamedTuple):
     frames: int
     tca: Mode
     sca: Mode
+    positions: tuple[Tensor, ...] | None = None
 
 
 MOST_HEADS = 65_535

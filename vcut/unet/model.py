@@ -16,7 +16,7 @@ from vcut.config import Level, Mode, UNetConfig
 from vcut.errors import ConfigError
 from vcut.layers import Conv, FrameNorm, Modules, upsample_nearest
 from vcut.products import is_packed
-from vcut.unet.attention import BlockContext, Context
+from vcut.unet.attention import Context, TransformerContext
 from vcut.unet.embedding import EmbeddingMLP, sinusoid
 from vcut.unet.resnet import SpatioTemporalResnet
 from vcut.unet.transformer import Transformer
@@ -35,7 +35,7 @@ class Layer(nn.Module):
         self.transformer = _transformer(config, level) if level.attention else None
 
     def forward(
-        self, x: Tensor, emb: Tensor, context: tuple[BlockContext, ...], image_only: Tensor | None
+        self, x: Tensor, emb: Tensor, context: TransformerContext | None, image_only: Tensor | None
     ) -> Tensor:
         x = self.resnet(x, emb, image_only)
         return x if self.transformer is None else self.transformer(x, context, image_only)
@@ -68,7 +68,7 @@ class Middle(nn.Module):
         self.resnet_2 = resnet()
 
     def forward(
-        self, x: Tensor, emb: Tensor, context: tuple[BlockContext, ...], image_only: Tensor | None
+        self, x: Tensor, emb: Tensor, context: TransformerContext | None, image_only: Tensor | None
     ) -> Tensor:
         x = self.resnet_1(x, emb, image_only)
         x = self.transformer(x, context, image_only)
@@ -146,12 +146,13 @@ class UNet(nn.Module):
         for up in self.up:
             yield from (layer.transformer for layer in up.layers if layer.transformer is not None)
 
-    def cache_context(self, embedding: Tensor) -> Context:
+    def cache_context(self, embedding: Tensor, frames: int | None = None) -> Context:
         """Do once, for a whole clip, what the cross-attentions compute from the context alone.
 
         ``embedding`` is ``[b, m, d]`` (m = 1 token in SVD; more need tca and sca to be softmax or absent), or
         ``[b, f, m, d]`` with one context per frame: spatial cross-attention then uses each frame's, temporal
-        the first frame's. The result is a plain value: differentiable, valid for this UNet's present weights.
+        the first frame's. With ``frames``, their number, their positions are embedded once too. The result is a
+        plain value: differentiable, valid for this UNet's present weights.
         """
         d = self.config.context_dim
         if embedding.ndim not in (3, 4) or embedding.shape[-1] != d:
@@ -163,7 +164,11 @@ class UNet(nn.Module):
             embedding = rearrange(embedding, "b m d -> b 1 m d")
         blocks = tuple(block for t in self.transformers() for block in t.cache_context(embedding))
         b, g = embedding.shape[:2]
-        return Context(blocks, batch=b, frames=g, tca=self.config.tca, sca=self.config.sca)
+        positions = None if frames is None else self._positions(frames)
+        return Context(blocks, b, g, self.config.tca, self.config.sca, positions)
+
+    def _positions(self, frames: int) -> tuple[Tensor, ...]:
+        return tuple(transformer.positions(frames) for transformer in self.transformers())
 
     def forward(
         self,
@@ -202,11 +207,18 @@ class UNet(nn.Module):
                 f"the context is for {context.batch} clips (frames: {context.frames}), "
                 f"the latents are {b} clips of {f} frames"
             )
-        blocks = iter(context.blocks)
+        positions = self._positions(f) if context.positions is None else context.positions
+        if len(positions[0]) != f:
+            raise ConfigError(
+                f"the context has the positions of {len(positions[0])} frames, the latents are {f}"
+            )
+        blocks, places = iter(context.blocks), iter(positions)
 
-        def own(part: Layer | Middle) -> tuple[BlockContext, ...]:
-            """The next blocks' contexts: as many as the part's transformer has."""
-            return tuple(islice(blocks, len(part.transformer.spatial) if part.transformer else 0))
+        def own(part: Layer | Middle) -> TransformerContext | None:
+            """The next transformer's share, where the part has one."""
+            if part.transformer is None:
+                return None
+            return TransformerContext(tuple(islice(blocks, self.config.depth)), next(places))
 
         c = self.config
         noise = self.time_embed(sinusoid(c_noise.expand(b), c.levels[0].channels))

@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from vcut.config import Mode
 from vcut.layers import FrameNorm, Modules, in_parts
 from vcut.products import GEGLU, Linear
-from vcut.unet.attention import Axis, BlockContext, Cached, SelfAttention, cross_attention
+from vcut.unet.attention import (
+    Axis,
+    BlockContext,
+    Cached,
+    SelfAttention,
+    TransformerContext,
+    cross_attention,
+)
 from vcut.unet.blend import temporal_share
 from vcut.unet.embedding import EmbeddingMLP, sinusoid
 
@@ -106,17 +113,17 @@ class Transformer(nn.Module):
             for spatial, temporal in zip(self.spatial, self.temporal, strict=True)
         )
 
-    def forward(
-        self, x: Tensor, context: tuple[BlockContext, ...], image_only: Tensor | None = None
-    ) -> Tensor:
+    def positions(self, frames: int) -> Tensor:
+        """Embeddings ``[f, 1, c]`` of the positions 0 to ``frames - 1`` in time."""
+        numbers = torch.arange(frames, device=self.mix_factor.device)
+        return rearrange(self.position(sinusoid(numbers, self.channels)), "f c -> f 1 c")
+
+    def forward(self, x: Tensor, context: TransformerContext, image_only: Tensor | None = None) -> Tensor:
         """Transform ``x [b, f, h, w, c]``; frames marked in ``image_only`` skip the temporal blocks."""
-        _, f, h, _, _ = x.shape
-        residual = x
+        residual, h = x, x.shape[2]
         x = self.proj_in(rearrange(self.norm(x), "b f h w c -> b f (h w) c"))
-        frames = torch.arange(f, device=x.device)
-        position = rearrange(self.position(sinusoid(frames, self.channels)), "f c -> f 1 c")
         share = temporal_share(self.mix_factor, image_only, trailing=2)
-        for spatial, temporal, cached in zip(self.spatial, self.temporal, context, strict=True):
+        for spatial, temporal, cached in zip(self.spatial, self.temporal, context.blocks, strict=True):
             x = spatial(x, cached.spatial)
-            x = torch.lerp(x, temporal(x + position, cached.temporal), share.to(x.dtype))
+            x = torch.lerp(x, temporal(x + context.positions, cached.temporal), share.to(x.dtype))
         return residual + rearrange(self.proj_out(x), "b f (h w) c -> b f h w c", h=h)
