@@ -136,9 +136,9 @@ def test_intermediate_activations_match_the_probes() -> None:
     places = {
         "input_blocks.0": unet.conv_in,
         "input_blocks.3": unet.down[0].downsample,
-        "middle_block": unet.mid,
+        "middle_block": unet.mid.resnet_2,
         "output_blocks.2": unet.up[0].upsample,
-        "output_blocks.11": list(unet.up[3].layers)[2],
+        "output_blocks.11": list(unet.up[3].layers)[2].transformer or unet.conv_out,
         "time_embed": unet.time_embed,
         "label_emb": unet.vector_embed,
     }

@@ -31,7 +31,7 @@ POINTS = {
 }
 """By tile: where polynomials are evaluated, besides infinity. Small fractions lose the fewest digits; 1 is second."""
 
-BAND_BYTES = 32 << 20
+BAND_BYTES = 16 << 20
 """How much of the transformed input is held at a time."""
 
 Linear = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -99,8 +99,8 @@ def convolve(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None, linear: 
         zeros = (1, columns * tile + 1 - width, max(0, -top), max(0, bottom - height))
         for part, result in zip(torch.split(x, images), torch.split(out, images), strict=True):
             values = F.pad(part[:, max(0, top) : bottom], (0, 0, *zeros))
-            tiles = values.unfold(1, tile + 2, tile).unfold(2, tile + 2, tile)
-            values = rearrange(tiles, "n s t c p q -> (n s t) (p q) c")
+            values = values.unfold(1, tile + 2, tile).unfold(2, tile + 2, tile)
+            values = rearrange(values, "n s t c p q -> (n s t) (p q) c")
             values = torch.bmm(inputs.expand(len(values), -1, -1), values)
             products = _by_point(values, weights, bias, linear)
             del values

@@ -34,12 +34,6 @@ class Layer(nn.Module):
         )
         self.transformer = _transformer(config, level) if level.attention else None
 
-    def forward(
-        self, x: Tensor, emb: Tensor, context: TransformerContext | None, image_only: Tensor | None
-    ) -> Tensor:
-        x = self.resnet(x, emb, image_only)
-        return x if self.transformer is None else self.transformer(x, context, image_only)
-
 
 class DownLevel(nn.Module):
     """Layers of one resolution, then a stride-2 convolution on all levels but the last."""
@@ -66,13 +60,6 @@ class Middle(nn.Module):
         self.resnet_1 = resnet()
         self.transformer = _transformer(config, level)
         self.resnet_2 = resnet()
-
-    def forward(
-        self, x: Tensor, emb: Tensor, context: TransformerContext | None, image_only: Tensor | None
-    ) -> Tensor:
-        x = self.resnet_1(x, emb, image_only)
-        x = self.transformer(x, context, image_only)
-        return self.resnet_2(x, emb, image_only)
 
 
 class UpLevel(nn.Module):
@@ -212,15 +199,10 @@ class UNet(nn.Module):
             raise ConfigError(
                 f"the context has the positions of {len(positions[0])} frames, the latents are {f}"
             )
-        blocks, places = iter(context.blocks), iter(positions)
-
-        def own(part: Layer | Middle) -> TransformerContext | None:
-            """The next transformer's share, where the part has one."""
-            if part.transformer is None:
-                return None
-            return TransformerContext(tuple(islice(blocks, self.config.depth)), next(places))
-
         c = self.config
+        blocks = iter(context.blocks)
+        contexts = (TransformerContext(tuple(islice(blocks, c.depth)), each) for each in positions)
+
         noise = self.time_embed(sinusoid(c_noise.expand(b), c.levels[0].channels))
         numbers = rearrange(sinusoid(time_ids, c.time_id_dim), "b k e -> b (k e)")
         emb = noise + self.vector_embed(numbers)  # [b, e]
@@ -229,17 +211,23 @@ class UNet(nn.Module):
         x = self.conv_in(x)
         skips = [x]
         for level in self.down:
-            for layer in level.layers:
-                x = layer(x, emb, own(layer), image_only)
+            for layer in level.layers:  # not calls of their own, whose frames would keep the input alive
+                x = layer.resnet(x, emb, image_only)
+                if layer.transformer is not None:
+                    x = layer.transformer(x, next(contexts), image_only)
                 skips.append(x)
             if level.downsample is not None:
                 x = level.downsample(x)
                 skips.append(x)
-        x = self.mid(x, emb, own(self.mid), image_only)
+        x = self.mid.resnet_1(x, emb, image_only)
+        x = self.mid.transformer(x, next(contexts), image_only)
+        x = self.mid.resnet_2(x, emb, image_only)
         for up in self.up:
             for layer in up.layers:
                 x = torch.cat([x, skips.pop()], dim=-1)
-                x = layer(x, emb, own(layer), image_only)
+                x = layer.resnet(x, emb, image_only)
+                if layer.transformer is not None:
+                    x = layer.transformer(x, next(contexts), image_only)
             if up.upsample is not None:
                 x = up.upsample(upsample_nearest(x))
         return rearrange(self.conv_out(F.silu(self.norm_out(x), inplace=True)), "b f h w c -> b f c h w")
