@@ -16,7 +16,7 @@ from benchmarks import report
 from benchmarks.report import Section
 from weights_tools.interrupts import stoppable
 
-SCRIPTS = ("unet_call", "sampling", "vae_decode", "loading", "scaling", "full_size")
+SCRIPTS = ("unet_call", "sampling", "vae_decode", "compiled", "loading", "scaling", "full_size")
 """In the order of the report. Each has FULL and QUICK settings and ``run(settings, folder) -> Section``."""
 
 

@@ -12,7 +12,9 @@ from torch import nn
 from benchmarks.worker import memory, reset_peak
 
 
-def measure(contender: str, path: str, dtype: str, preset: str, compare: bool) -> dict[str, float]:
+def measure(
+    contender: str, path: str, dtype: str, preset: str, pack: bool, compare: bool
+) -> dict[str, float]:
     """Seconds and bytes of loading everything and touching every page.
 
     ``compare`` adds ``total``, the sum of all absolute values.
@@ -29,7 +31,7 @@ def measure(contender: str, path: str, dtype: str, preset: str, compare: bool) -
     start = time.perf_counter()
     precision = getattr(torch, dtype)
     if contender == "vcut":
-        model = load(path, preset=preset, dtype=precision, vae_dtype=precision, device="cpu")
+        model = load(path, preset=preset, dtype=precision, vae_dtype=precision, device="cpu", pack=pack)
         networks: list[nn.Module] = [model.unet, model.vae, model.clip]
     else:
         model = load(path, torch_dtype=precision, local_files_only=True)
@@ -39,18 +41,20 @@ def measure(contender: str, path: str, dtype: str, preset: str, compare: bool) -
     tensors = [tensor.detach() for network in networks for tensor in network.parameters()]
     start = time.perf_counter()
     for tensor in tensors:
+        if tensor.is_mkldnn:
+            continue  # made by reading all of it
         flat = tensor.as_strided((tensor.numel(),), (1,))  # dense, whatever the order of its axes
         flat[:: 4096 // tensor.itemsize].sum()
     touched = time.perf_counter() - start
     after = memory()
-    total = sum(_total(tensor) for tensor in tensors) if compare else 0.0
+    total = sum(_total(tensor) for tensor in tensors if not tensor.is_mkldnn) if compare else 0.0
     return {
         "import": imported,
         "load": loaded,
         "touch": touched,
         "peak": after["VmHWM"] - before["VmRSS"] if measurable else 0,
         "own": after["RssAnon"] - before["RssAnon"],
-        "bytes": sum(tensor.nbytes for tensor in tensors),
+        "bytes": sum(tensor.numel() * tensor.itemsize for tensor in tensors),
         "total": total,
         "threads": torch.get_num_threads(),
     }

@@ -6,7 +6,8 @@ A fresh process each time. Time counts until every page of every weight has been
 in the file until then; importing is shown apart (torch is there before). Memory is the most that was resident above
 what was before, pages of the file included, which the system may take back; *own* is what is left at the end that is
 not the file's. The files are in the page cache: the first round, which also compares the weights, is not counted. The
-difference is that of the sums of all absolute values.
+difference is that of the sums of all absolute values. *Packed* is what the command does on a CPU: it has read all
+weights, and holds them anew.
 
 ``benchmarks/load_full_size.py`` measures the same for vcut from a single file of the published layout.
 """
@@ -24,7 +25,12 @@ from benchmarks.weights import configuration, write_model
 from benchmarks.worker import CONTENDERS
 
 MODULE = "benchmarks.load_once"
-FORMS = {"baseline": "vcut, baseline", "vcut": "vcut, cut form"}
+FORMS = {
+    "vcut, baseline": ("baseline", False),
+    "vcut, cut form": ("vcut", False),
+    "vcut, cut form, packed": ("vcut", True),
+}
+"""By name in the report: the preset, and whether the weights are packed."""
 
 
 @dataclass(frozen=True)
@@ -45,21 +51,27 @@ def run(settings: Settings, folder: Path) -> Section:
     """Measure every precision in turn, in rounds."""
     path = write_model(folder, configuration(settings.model), settings.stored)
     contenders = {
-        CONTENDERS["diffusers"]: ("diffusers", "baseline"),
-        CONTENDERS["diffusers-same"]: ("diffusers-same", "baseline"),
-        **{label: ("vcut", preset) for preset, label in FORMS.items()},
+        CONTENDERS["diffusers"]: ("diffusers", "baseline", False),
+        CONTENDERS["diffusers-same"]: ("diffusers-same", "baseline", False),
+        **{label: ("vcut", *form) for label, form in FORMS.items()},
     }
     rows, threads = [], "?"
     for to in settings.to:
         case = f"{settings.stored} to {to}"
         found: dict[str, list[dict[str, float]]] = {label: [] for label in contenders}
         for number in range(settings.rounds + 1):
-            for label, (who, preset) in contenders.items():
+            for label, (who, preset, pack) in contenders.items():
                 command.progress(f"loading {case}, round {number}: {label}")
-                arguments = {"contender": who, "path": str(path), "dtype": to, "preset": preset}
+                arguments = {
+                    "contender": who,
+                    "path": str(path),
+                    "dtype": to,
+                    "preset": preset,
+                    "pack": pack,
+                }
                 found[label].append(alone(who, MODULE, "measure", {**arguments, "compare": number == 0}))
         total = found[CONTENDERS["diffusers"]][0]["total"]
-        for label, (_, preset) in contenders.items():
+        for label, (_, preset, _) in contenders.items():
             first, *counted = found[label]
             threads = f"{first['threads']:.0f}"
             different = abs(first["total"] - total) / total

@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.report import Row, Section
 
-BARS = ("unet_call", "sampling", "vae_decode", "loading")
+BARS = ("unet_call", "sampling", "vae_decode", "compiled", "loading")
 SHADES = {
     "diffusers": ("#9aa5b1", "#52606d"),
     "vcut": ("#8ecae6", "#3d8fb5", "#1d5f85", "#0b3954"),

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks import command, full_size, plot, report, sampling, scaling, unet_call, vae_decode
+from benchmarks import (
+    command,
+    compiled,
+    full_size,
+    loading,
+    plot,
+    report,
+    sampling,
+    scaling,
+    unet_call,
+    vae_decode,
+)
 from benchmarks.report import Row, Section
 from benchmarks.rounds import difference
 from benchmarks.worker import CONTENDERS
@@ -66,6 +78,22 @@ def test_decoding(tmp_path: Path) -> None:
     assert max(max(errors(row)) for row in rows.values()) < EXACT
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler here")
+def test_compiled(tmp_path: Path) -> None:
+    rows = checked(command.run("compiled", compiled.QUICK, tmp_path), {"vcut, plain", "vcut, compiled"})
+    assert max(max(errors(row)) for row in rows.values()) < EXACT
+    assert rows["vcut, compiled"].details["compiling, s"] > 1
+
+
+@pytest.mark.parity
+def test_loading(tmp_path: Path) -> None:
+    rows = {row.contender: row for row in command.run("loading", loading.QUICK, tmp_path).rows}
+    assert {*loading.FORMS, CONTENDERS["diffusers"]} == rows.keys() - {CONTENDERS["diffusers-same"]}
+    assert errors(rows["vcut, baseline"]) == (0.0, 0.0)
+    assert all(row.details["tensors, GiB"] > 0 for row in rows.values())
+
+
 def test_one_call_alone_is_measured_beside_what_was_counted(tmp_path: Path) -> None:
     (row,) = command.run("full_size", full_size.QUICK, tmp_path).rows
     assert row.peak is None or row.peak >= 0
@@ -112,7 +140,7 @@ def test_the_difference_is_relative_to_the_second() -> None:
 
 
 def test_every_script_has_settings_that_options_can_change() -> None:
-    for script in (unet_call, sampling, vae_decode, scaling, full_size):
+    for script in (unet_call, sampling, vae_decode, compiled, loading, scaling, full_size):
         assert type(script.FULL) is type(script.QUICK)
         assert script.FULL.model == "svd-xt"
         assert script.QUICK.model == "tiny"

@@ -2,16 +2,15 @@
 
 oneDNN, which computes them on the CPU, wants a matrix in blocks that fit its registers. Given one in rows it
 rearranges it in every call, and torch sends float32 linear layers to another library altogether. :func:`pack`
-rearranges once. The packed weight takes the place of the parameter, so a module says by itself which it holds, and
-the result is the same up to the order of summation: float32 stays float32, unlike under
+rearranges once, and turns wide 3x3 convolutions in float32 into the fewer products of :mod:`vcut.winograd`. The
+packed weight takes the place of the parameter, so a module says by itself which it holds, and the result is the same
+up to the order of summation: float32 stays float32, unlike under
 ``torch.set_float32_matmul_precision("medium")``.
 
 torch calls its packed form ``is_mkldnn``. The operators are those that its own compiler emits.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -72,9 +71,14 @@ class Conv2d(nn.Conv2d):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int | tuple[int, int], **how: Any
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int = 1,
+        padding: int | tuple[int, int] = 0,
     ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, **how)
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding)
         self.register_module("points", None)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -128,8 +132,9 @@ def pack(*networks: nn.Module) -> bool:
     """Pack the weights of ``networks``, in place and for good: they then compute on this CPU, and nothing else.
 
     A packed network cannot be moved, cast, trained, compiled, folded or saved. Packed weights are memory of their
-    own, where those of a loaded file may be the file's pages. What several networks share they share still, if packed
-    in one call. Weights for which :func:`can_pack` says no stay as they are.
+    own, where those of a loaded file may be the file's pages, and convolutions of :mod:`vcut.winograd` have more.
+    What several networks share they share still, if packed in one call. Weights for which :func:`can_pack` says no
+    stay as they are.
 
     Returns:
         Whether any was packed.
