@@ -29,46 +29,59 @@ POINTS = {
     2: (Fraction(0), Fraction(1), Fraction(-1)),
     4: (Fraction(0), Fraction(1), Fraction(-1), Fraction(-2), Fraction(1, 2)),
 }
-"""By tile: where polynomials are evaluated, besides infinity. Small fractions lose the fewest digits; 1 is second."""
+"""By tile: where polynomials are evaluated, besides infinity. Small fractions lose the fewest digits, and
+:func:`_by_point` wants 1 in the second place."""
 
 BAND_BYTES = 16 << 20
 """How much of the transformed input is held at a time."""
+
+Rows = tuple[tuple[float, ...], ...]
+"""Of a matrix."""
 
 Linear = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """As ``F.linear``: values ``[n, c]``, a matrix ``[o, c]`` and perhaps a bias ``[o]`` to ``[n, o]``."""
 
 
-@cache
 def matrices(tile: int) -> tuple[Tensor, Tensor, Tensor]:
-    """``A^T [t, t+2]``, ``G [t+2, 3]`` and ``B^T [t+2, t+2]`` for ``tile`` results along an axis, in float64.
+    """``A^T [t, t+2]``, ``G [t+2, 3]`` and ``B^T [t+2, t+2]`` for ``tile`` results along an axis, in float64."""
+    outputs, filters, inputs = (
+        torch.tensor(rows, dtype=torch.float64, device="cpu") for rows in _toom_cook(tile)
+    )
+    return outputs.T, filters, inputs
 
-    The construction of Toom and Cook, exact in fractions: A and G evaluate polynomials of ``tile`` and of 3
-    coefficients at the points (at infinity: their leading coefficient), and B interpolates, which is transposed here.
+
+@cache
+def _toom_cook(tile: int) -> tuple[Rows, Rows, Rows]:
+    """A, G and B^T, exact until the end.
+
+    A and G evaluate polynomials of ``tile`` and of 3 coefficients at the points (at infinity: the leading one), G
+    with the scales of Lagrange's interpolation; B^T has the coefficients of his polynomials, and is transposed here.
     """
     points = POINTS[tile]
     others = [tuple(q for q in points if q != p) for p in points]
+    scales = [*(prod(p - q for q in rest) for p, rest in zip(points, others, strict=True)), Fraction(1)]
 
     def evaluate(terms: int) -> list[list[Fraction]]:
-        return [[p**k for k in range(terms)] for p in points] + [[Fraction(0)] * (terms - 1) + [Fraction(1)]]
+        return [
+            *([p**k for k in range(terms)] for p in points),
+            [Fraction(k == terms - 1) for k in range(terms)],
+        ]
 
-    scales = [prod(p - q for q in rest) for p, rest in zip(points, others, strict=True)] + [Fraction(1)]
     filters = [[value / scale for value in row] for row, scale in zip(evaluate(3), scales, strict=True)]
-    inputs = [_from_roots(rest, len(points) + 1) for rest in (*others, points)]
-    outputs, filters_, inputs_ = (
-        torch.tensor([[float(value) for value in row] for row in rows], dtype=torch.float64)
-        for rows in (evaluate(tile), filters, inputs)
-    )
-    return outputs.T, filters_, inputs_
+    inputs = [_from_roots(roots, len(points) + 1) for roots in (*others, points)]
+    return _floats(evaluate(tile)), _floats(filters), _floats(inputs)
+
+
+def _floats(rows: Sequence[Sequence[Fraction]]) -> Rows:
+    return tuple(tuple(map(float, row)) for row in rows)
 
 
 def _from_roots(roots: tuple[Fraction, ...], terms: int) -> list[Fraction]:
     """Coefficients, the constant first, of the polynomial with these ``roots``, padded to ``terms``."""
     coefficients = [Fraction(1)]
     for root in roots:
-        shifted = [Fraction(0), *coefficients]
-        coefficients = [
-            high - root * low for high, low in zip(shifted, [*coefficients, Fraction(0)], strict=True)
-        ]
+        raised, scaled = [Fraction(0), *coefficients], [root * c for c in coefficients] + [Fraction(0)]
+        coefficients = [high - low for high, low in zip(raised, scaled, strict=True)]
     return coefficients + [Fraction(0)] * (terms - len(coefficients))
 
 
