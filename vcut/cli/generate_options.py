@@ -202,7 +202,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--compile",
         action="store_true",
-        help="torch.compile the UNet: minutes for the first clip, then faster on a GPU",
+        help="torch.compile the UNet: minutes for the first clip; on a CPU what is done without it is faster",
     )
     group.add_argument(
         "--matmul-precision",
