@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vcut.layers import Conv, FrameNorm, GroupNorm, TemporalConv, upsample_nearest
+from vcut.layers import Conv, FrameNorm, GroupNorm, TemporalConv, UpsamplingConv
 
 
 class Seen(TorchDispatchMode):
@@ -38,13 +38,22 @@ def test_convolutions_copy_nothing(b: int, f: int) -> None:
 
 
 @pytest.mark.parametrize("b", [1, 2])
-def test_upsampling_copies_nothing_and_repeats(b: int) -> None:
-    x = torch.randn(b, 3, 2, 4, 8)
+@torch.no_grad()
+def test_upsampling_copies_nothing(b: int) -> None:
+    layer, x = UpsamplingConv(8, 12), torch.randn(b, 3, 2, 4, 8)
     with Seen() as seen:
-        y = upsample_nearest(x)
+        y = layer(x)
+    assert seen.channels_last == [True]
+    assert not {"clone", "copy_", "contiguous", "_to_copy"} & set(seen.operators), seen.operators
     assert y.is_contiguous()
-    assert not {"clone", "copy_", "contiguous"} & set(seen.operators)
-    assert torch.equal(y, x.repeat_interleave(2, 2).repeat_interleave(2, 3))
+
+
+@torch.no_grad()
+def test_upsampling_repeats_every_pixel_of_every_frame() -> None:
+    layer, x = UpsamplingConv(8, 12), torch.randn(2, 3, 2, 4, 8)
+    repeated = x.repeat_interleave(2, 2).repeat_interleave(2, 3).flatten(0, 1).permute(0, 3, 1, 2)
+    expected = torch.nn.functional.conv2d(repeated, layer.weight, layer.bias, padding=1)
+    torch.testing.assert_close(layer(x), expected.permute(0, 2, 3, 1).unflatten(0, (2, 3)))
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from tests.micro import MICRO
 from vcut.config import PRESETS
 from vcut.errors import ConfigError
 from vcut.loading import random_model
-from vcut.products import GEGLU, Conv2d, Linear, can_pack, is_packed, pack
+from vcut.products import GEGLU, NARROW, Conv2d, Linear, UpsamplingConv2d, can_pack, is_packed, pack
 from vcut.unet import fold
 
 FLOAT32 = 2e-5
@@ -34,6 +34,7 @@ def relative(a: torch.Tensor, b: torch.Tensor) -> float:
         Conv2d(24, 40, 3, stride=2),
         Conv2d(24, 40, (3, 1), padding=(1, 0)),
         Conv2d(24, 3, 1),
+        UpsamplingConv2d(24, 40),
     ],
     ids=str,
 )
@@ -49,6 +50,20 @@ def test_a_product(module: nn.Module, dtype: torch.dtype) -> None:
         x = x.permute(0, 3, 1, 2)
     got, expected = packed(x), plain(x)
     assert got.stride() == expected.stride()
+    assert relative(got, expected) < (1e-6 if dtype == torch.float32 else 0.01)
+
+
+@pytest.mark.parametrize("width", range(1, NARROW + 1))
+@pytest.mark.parametrize("images", [1, 5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_narrow_maps_do_not_see_each_other(width: int, images: int, dtype: torch.dtype) -> None:
+    plain = Conv2d(24, 40, 3, padding=1).to(dtype).requires_grad_(False)
+    packed = copy.deepcopy(plain)
+    pack(packed)
+    x = torch.randn(images, 24, 3, width, dtype=dtype).to(memory_format=torch.channels_last)
+    got, expected = packed(x), plain(x)
+    assert got.is_contiguous(memory_format=torch.channels_last)
     assert relative(got, expected) < (1e-6 if dtype == torch.float32 else 0.01)
 
 

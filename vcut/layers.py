@@ -12,11 +12,10 @@ from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar, cast
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from vcut.products import Conv2d
+from vcut.products import Conv2d, UpsamplingConv2d
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -143,6 +142,17 @@ class Conv(Conv2d):
         return rearrange(y, "(b f) c h w -> b f h w c", b=x.shape[0]).contiguous()
 
 
+class UpsamplingConv(UpsamplingConv2d):
+    """Double h and w of ``[b, f, h, w, c]`` by repetition, then a 3x3 convolution, some frames at a time."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return in_parts(self._frames, x, dim=1, growth=4)
+
+    def _frames(self, x: Tensor) -> Tensor:
+        y = super().forward(_channels_first(x.flatten(0, 1)))
+        return rearrange(y, "(b f) c h w -> b f h w c", b=x.shape[0]).contiguous()
+
+
 class TemporalConv(Conv2d):
     """The 3x1x1 convolution of ``[b, f, h, w, c]`` over frames, as a (3, 1) convolution of ``[f, h*w]``."""
 
@@ -152,12 +162,6 @@ class TemporalConv(Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         y = super().forward(_channels_first(x.flatten(2, 3)))
         return rearrange(y, "b c f (h w) -> b f h w c", h=x.shape[2]).contiguous()
-
-
-def upsample_nearest(x: Tensor) -> Tensor:
-    """Double h and w of ``[b, f, h, w, c]`` by repetition."""
-    y = F.interpolate(_channels_first(x.flatten(0, 1)), scale_factor=2.0, mode="nearest")
-    return rearrange(y, "(b f) c h w -> b f h w c", b=x.shape[0])
 
 
 def _channels_first(x: Tensor) -> Tensor:

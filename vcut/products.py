@@ -2,24 +2,29 @@
 
 oneDNN, which computes them on the CPU, wants a matrix in blocks that fit its registers. Given one in rows it
 rearranges it in every call, and torch sends float32 linear layers to another library altogether. :func:`pack`
-rearranges once, and turns wide 3x3 convolutions in float32 into the fewer products of :mod:`vcut.winograd`. The
-packed weight takes the place of the parameter, so a module says by itself which it holds, and the result is the same
-up to the order of summation: float32 stays float32, unlike under
-``torch.set_float32_matmul_precision("medium")``.
+rearranges once. It also turns convolutions of upsampled maps into the fewer products of :mod:`vcut.upsampling`, and
+wide 3x3 convolutions in float32 into the fewer of :mod:`vcut.winograd`. The packed weight takes the place of the
+parameter, so a module says by itself which it holds, and the result is the same up to the order of summation:
+float32 stays float32, unlike under ``torch.set_float32_matmul_precision("medium")``.
 
 torch calls its packed form ``is_mkldnn``. The operators are those that its own compiler emits.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from vcut import winograd
+from vcut import upsampling, winograd
 from vcut.errors import ConfigError
 from vcut.runtime import is_emulated
+
+NARROW = 6
+"""Maps of fewer columns are convolved side by side: oneDNN works on a row at a time."""
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -27,6 +32,20 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if weight.is_mkldnn:
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return F.linear(x, weight, bias)
+
+
+def convolution(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int] = (1, 1),
+    padding: Sequence[int] = (0, 0),
+) -> Tensor:
+    """``F.conv2d``, for a ``weight`` that may be packed."""
+    if weight.is_mkldnn:
+        packed = torch.ops.mkldnn._convolution_pointwise
+        return packed(x, weight, bias, padding, stride, (1, 1), 1, "none", [], "")
+    return F.conv2d(x, weight, bias, stride, padding)
 
 
 class Linear(nn.Linear):
@@ -85,11 +104,9 @@ class Conv2d(nn.Conv2d):
         if self.points is not None:
             y = winograd.convolve(rearrange(x, "n c i j -> n i j c"), tuple(self.points), self.bias, linear)
             return rearrange(y, "n i j c -> n c i j")
-        if self.weight.is_mkldnn:
-            return torch.ops.mkldnn._convolution_pointwise(
-                x, self.weight, self.bias, *self._geometry(), self.groups, "none", [], ""
-            )
-        return super().forward(x)
+        if self.weight.is_mkldnn and self._is_plain() and x.shape[-1] < NARROW:
+            return _side_by_side(x, self.weight, self.bias)
+        return convolution(x, self.weight, self.bias, self.stride, self._zeros())
 
     def pack(self) -> None:
         """Rearrange the weight; see :func:`pack`."""
@@ -97,8 +114,7 @@ class Conv2d(nn.Conv2d):
             self.points = nn.ParameterList(map(_packed_matrix, winograd.transform(self.weight, tile)))
             self.register_parameter("weight", None)
         else:
-            reorder = torch.ops.mkldnn._reorder_convolution_weight
-            self.weight = _constant(reorder(self.weight, *self._geometry(), self.groups, None))
+            self.weight = _packed_filters(self.weight, self.stride, self._zeros())
 
     def _tile(self) -> int:
         """With which tile of :mod:`vcut.winograd` this is faster, 0 for none.
@@ -106,15 +122,41 @@ class Conv2d(nn.Conv2d):
         Below some hundred channels the transforms cost what the products save. The widest layers see the smallest
         maps, and have most of the weights: for them the tile that lets weights grow least.
         """
-        plain = (self.kernel_size, self.padding, self.stride) == ((3, 3), (1, 1), (1, 1))
-        if not plain or self.weight.dtype != torch.float32 or min(self.in_channels, self.out_channels) < 128:
+        if not self._is_plain() or self.weight.dtype != torch.float32:
+            return 0
+        if min(self.in_channels, self.out_channels) < 128:
             return 0
         return 4 if self.out_channels <= 640 else 2
 
-    def _geometry(self) -> tuple[list[int], list[int], list[int]]:
-        """Padding, stride and dilation."""
+    def _is_plain(self) -> bool:
+        return (self.kernel_size, self.padding, self.stride) == ((3, 3), (1, 1), (1, 1))
+
+    def _zeros(self) -> tuple[int, ...]:
         assert not isinstance(self.padding, str), "padding is given in numbers"
-        return list(self.padding), list(self.stride), list(self.dilation)
+        return self.padding
+
+
+class UpsamplingConv2d(Conv2d):
+    """Double i and j of ``[n, c, i, j]`` by repetition, then a 3x3 convolution.
+
+    Packed, nothing is repeated: :mod:`vcut.upsampling` has the same from four small convolutions.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size=3, padding=1)
+        self.register_module("quarters", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.quarters is None:
+            return super().forward(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        y = upsampling.convolve(
+            rearrange(x, "n c i j -> n i j c"), tuple(self.quarters), self.bias, convolution
+        )
+        return rearrange(y, "n i j c -> n c i j")
+
+    def pack(self) -> None:
+        self.quarters = nn.ParameterList(map(_packed_filters, upsampling.transform(self.weight)))
+        self.register_parameter("weight", None)
 
 
 def can_pack(weight: Tensor) -> bool:
@@ -132,7 +174,7 @@ def pack(*networks: nn.Module) -> bool:
     """Pack the weights of ``networks``, in place and for good: they then compute on this CPU, and nothing else.
 
     A packed network cannot be moved, cast, trained, compiled, folded or saved. Packed weights are memory of their
-    own, where those of a loaded file may be the file's pages, and convolutions of :mod:`vcut.winograd` have more.
+    own, where those of a loaded file may be the file's pages, and convolutions of fewer products have more of them.
     What several networks share they share still, if packed in one call. Weights for which :func:`can_pack` says no
     stay as they are.
 
@@ -168,6 +210,20 @@ def is_packed(network: nn.Module) -> bool:
 
 def _packed_matrix(weight: Tensor) -> nn.Parameter:
     return _constant(torch.ops.mkldnn._reorder_linear_weight(weight, None))
+
+
+def _packed_filters(
+    weight: Tensor, stride: Sequence[int] = (1, 1), padding: Sequence[int] = (0, 0)
+) -> nn.Parameter:
+    return _constant(torch.ops.mkldnn._reorder_convolution_weight(weight, padding, stride, (1, 1), 1, None))
+
+
+def _side_by_side(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A 3x3 convolution of narrow maps ``[n, c, i, j]`` as one of a wide map, a column of zeros between them."""
+    row = rearrange(F.pad(x, (0, 1)), "n c i j -> 1 i (n j) c")
+    y = convolution(rearrange(row, "1 i j c -> 1 c i j"), weight, bias, padding=(1, 1))
+    y = rearrange(y, "1 c i (n j) -> n i j c", n=x.shape[0])[:, :, :-1].contiguous()
+    return rearrange(y, "n i j c -> n c i j")
 
 
 def _constant(weight: Tensor) -> nn.Parameter:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import weights_tools.fold
 from vcut.config import Level, Mode, UNetConfig
 from vcut.errors import ConfigError
-from vcut.layers import Conv, FrameNorm, Modules, upsample_nearest
+from vcut.layers import Conv, FrameNorm, Modules, UpsamplingConv
 from vcut.products import is_packed
 from vcut.unet.attention import Context, TransformerContext
 from vcut.unet.embedding import EmbeddingMLP, sinusoid
@@ -63,9 +63,9 @@ class Middle(nn.Module):
 
 
 class UpLevel(nn.Module):
-    """Layers of one resolution, each fed a skip, then upsampling and a convolution on all but the last."""
+    """Layers of one resolution, each fed a skip, then upsampling with a convolution on all but the last."""
 
-    def __init__(self, layers: list[Layer], upsample: Conv | None) -> None:
+    def __init__(self, layers: list[Layer], upsample: UpsamplingConv | None) -> None:
         super().__init__()
         self.layers = Modules[Layer](layers)
         self.upsample = upsample
@@ -114,7 +114,7 @@ class UNet(nn.Module):
             for _ in range(config.layers + 1):
                 layers.append(Layer(config, channels + skips.pop(), level, emb_dim=emb_dim, eps=eps))
                 channels = level.channels
-            upsample = Conv(channels, channels, 3, padding=1) if i < last else None
+            upsample = UpsamplingConv(channels, channels) if i < last else None
             self.up.append(UpLevel(layers, upsample))
 
         self.norm_out = FrameNorm(config.norm_groups, channels, eps=1e-5)
@@ -229,7 +229,7 @@ class UNet(nn.Module):
                 if layer.transformer is not None:
                     x = layer.transformer(x, next(contexts), image_only)
             if up.upsample is not None:
-                x = up.upsample(upsample_nearest(x))
+                x = up.upsample(x)
         return rearrange(self.conv_out(F.silu(self.norm_out(x), inplace=True)), "b f h w c -> b f c h w")
 
     def _check(self, x: Tensor, c_noise: Tensor, time_ids: Tensor) -> None:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vcut.config import VAEConfig
-from vcut.layers import Conv, FrameNorm, Modules, TemporalConv, in_parts, upsample_nearest
+from vcut.layers import Conv, FrameNorm, Modules, TemporalConv, UpsamplingConv, in_parts
 from vcut.resnet import SpatialResnet, TemporalResnet
 from vcut.vae.attention import EPS, FrameAttention
 
@@ -87,7 +87,7 @@ class DecoderLevel(nn.Module):
             DecoderResnet(out_channels if j else in_channels, out_channels, groups=groups, temporal=temporal)
             for j in range(layers)
         )
-        self.upsample = Upsample(out_channels, out_channels, 3, padding=1) if upsample else None
+        self.upsample = UpsamplingConv(out_channels, out_channels) if upsample else None
 
 
 class DecoderResnet(nn.Module):
@@ -111,13 +111,3 @@ class DecoderResnet(nn.Module):
         if self.temporal is None or self.mix_factor is None:
             return s
         return torch.addcmul(s, self.mix_factor.sigmoid(), self.temporal(s))
-
-
-class Upsample(Conv):
-    """Double h and w by repetition, then a 3x3 convolution."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return in_parts(self._frames, x, dim=1, growth=4)
-
-    def _frames(self, x: Tensor) -> Tensor:
-        return super().forward(upsample_nearest(x))

@@ -1,0 +1,62 @@
+"""A 3x3 convolution of a map whose pixels were repeated 2x2, without repeating them.
+
+Along one axis, a result in an even place sees the pixels ``p-1, p, p`` of the small map, one in an odd place
+``p, p, p+1``. Taps that meet the same pixel add up, so each is a sum of two products instead of three. Along both
+axes the results are four interleaved maps, each a 2x2 convolution of the small map: 16 products for four results
+where the plain sum takes 36, and no upsampled map in memory. The filters hold 16/9 of the numbers.
+
+It is the same sum in another order. Half precision rounds the added taps once, as it rounds any weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+Convolution = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""As ``F.conv2d``: a map ``[n, c, i, j]``, filters ``[o, c, k, k]`` and perhaps a bias ``[o]``."""
+
+
+def transform(weight: Tensor) -> list[Tensor]:
+    """Filters ``[o, c, 3, 3]`` to those of the four maps, ``[o, c, 2, 2]`` in their dtype.
+
+    First the two maps of the even rows, then those of the odd ones; in both the even columns first.
+    """
+    exact = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    return [
+        quarter.to(weight.dtype)
+        for half in _even_and_odd(exact, dim=2)
+        for quarter in _even_and_odd(half, dim=3)
+    ]
+
+
+def _even_and_odd(weight: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    first, second, third = weight.unbind(dim)
+    return torch.stack([first, second + third], dim), torch.stack([first + second, third], dim)
+
+
+def convolve(
+    x: Tensor, weights: Sequence[Tensor], bias: Tensor | None, convolution: Convolution = F.conv2d
+) -> Tensor:
+    """Upsampling and 3x3 convolution of ``x [n, i, j, c]`` with zeros around it, ``[n, 2i, 2j, o]``.
+
+    ``weights`` are those of :func:`transform`, in any form that ``convolution`` takes.
+    """
+    n, height, width, _ = x.shape
+    padded = F.pad(x, (0, 0, 1, 1, 1, 1))
+    out: Tensor | None = None
+    for place, weight in enumerate(weights):
+        row, column = divmod(place, 2)
+        seen = padded[:, row : row + height + 1, column : column + width + 1].contiguous()
+        result = rearrange(
+            convolution(rearrange(seen, "n i j c -> n c i j"), weight, bias), "n o i j -> n i j o"
+        )
+        if out is None:
+            out = result.new_empty(n, height, 2, width, 2, result.shape[-1])
+        out[:, :, row, :, column] = result
+    assert out is not None, "there are four weights"
+    return rearrange(out, "n i a j b o -> n (i a) (j b) o")
