@@ -83,8 +83,8 @@ MOST_HEADS = 65_535
 LONGEST_WRITTEN_OUT = 256
 """Tokens up to which :func:`attention` writes its logits down, on the CPU."""
 
-LOGITS_BYTES = 4 << 20
-"""How many of them at a time: what the CPU's caches hold."""
+WRITTEN_BYTES = 8 << 20
+"""How much of that is done at a time: what the CPU's caches hold."""
 
 SHORT = 16
 """Below this many keys, in a register of float32, torch's softmax is one number at a time."""
@@ -94,24 +94,31 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """``softmax(q k^T / sqrt(e)) v`` of ``[b, heads, n, e]``.
 
     torch's fused kernel is made for thousands of tokens. On the CPU two batched products and a softmax between them
-    are up to five times faster over 4 to 25 frames. As in the fused kernel, half precision has its logits and their
-    softmax in float32.
+    are up to five times faster over 4 to 25 frames. Half precision does this in float32, as the fused kernel does its
+    logits.
     """
     if q.device.type != "cpu" or q.shape[-2] > LONGEST_WRITTEN_OUT:
         return F.scaled_dot_product_attention(q, k, v)
-    heads = max(1, LOGITS_BYTES // (4 * q.shape[-2] * k.shape[-2]))
-    parts = (torch.split(each.flatten(0, 1), heads) for each in (q, k, v))
-    return torch.cat([_written_out(*part) for part in zip(*parts, strict=True)]).view(q.shape)
+    b, heads, n, e = q.shape
+    axis, across = (0, heads) if b >= heads else (1, b)
+    count = max(1, WRITTEN_BYTES // (4 * across * n * (n + 4 * e)))
+    if torch.compiler.is_compiling():
+        count = q.shape[axis]
+    parts = zip(*(torch.split(each, count, axis) for each in (q, k, v)), strict=True)
+    return torch.cat([_written_out(*part) for part in parts], axis)
 
 
 def _written_out(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """:func:`attention` of ``[heads, n, e]``."""
+    """:func:`attention` with all logits in memory."""
     dtype = torch.promote_types(q.dtype, torch.float32)
-    logits = torch.bmm(q.to(dtype) * q.shape[-1] ** -0.5, k.to(dtype).mT)
-    if k.shape[-2] >= SHORT:
-        return torch.bmm(logits.softmax(-1).to(v.dtype), v)
-    weights = (logits - logits.amax(-1, keepdim=True)).exp_()
-    return torch.bmm((weights / weights.sum(-1, keepdim=True)).to(v.dtype), v)
+    queries, keys, values = (each.flatten(0, 1).to(dtype) for each in (q, k, v))
+    logits = torch.bmm(queries * q.shape[-1] ** -0.5, keys.mT)
+    if q.shape[-2] >= SHORT:
+        weights = logits.softmax(-1)
+    else:
+        weights = (logits - logits.amax(-1, keepdim=True)).exp_()
+        weights = weights / weights.sum(-1, keepdim=True)
+    return torch.bmm(weights, values).to(q.dtype).view(q.shape)
 
 
 class SelfAttention(nn.Module):

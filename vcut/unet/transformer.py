@@ -39,7 +39,7 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """Self-attention along ``axis``, cross-attention, feed-forward, each on a LayerNorm and added.
 
-    Over time there is one more feed-forward in front.
+    Over time there is one more feed-forward in front, and the frames' ``positions`` are added before all.
     """
 
     def __init__(self, channels: int, heads: int, axis: Axis, mode: Mode, context_dim: int) -> None:
@@ -53,7 +53,9 @@ class Block(nn.Module):
         self.ff_norm = nn.LayerNorm(channels, eps=1e-5)
         self.ff = FeedForward(channels)
 
-    def forward(self, x: Tensor, context: Cached) -> Tensor:
+    def forward(self, x: Tensor, context: Cached, positions: Tensor | None = None) -> Tensor:
+        if positions is not None:
+            x = x + positions  # here, since the caller's frame would keep the sum alive
         if self.ff_in is not None and self.ff_in_norm is not None:
             x = feed_forward(self.ff_in_norm, self.ff_in, x)
         x = self._self_attention(x)
@@ -125,5 +127,5 @@ class Transformer(nn.Module):
         share = temporal_share(self.mix_factor, image_only, trailing=2)
         for spatial, temporal, cached in zip(self.spatial, self.temporal, context.blocks, strict=True):
             x = spatial(x, cached.spatial)
-            x = torch.lerp(x, temporal(x + context.positions, cached.temporal), share.to(x.dtype))
+            x = torch.lerp(x, temporal(x, cached.temporal, context.positions), share.to(x.dtype))
         return residual + rearrange(self.proj_out(x), "b f (h w) c -> b f h w c", h=h)
