@@ -186,10 +186,12 @@ own, and they take turns: a warm-up of all, then rounds of all. *seconds* is the
 slowest and how many. *x installed* and *x same settings* say how many times as fast as diffusers a row is: as
 installed, with nothing set; and with the two settings of the process that vcut runs with here, an allocator that
 keeps large blocks (`vcut.runtime.keep_large_blocks`, which the command calls) and
-`torch.set_float32_matmul_precision("medium")` (its `--matmul-precision medium`). *memory* is the most that was
-resident beyond the weights, *memory of same* its share of what diffusers with the same settings takes; *difference*
-that of the output from the first row's: largest over largest, and norm over norm. vcut's weights are packed for the
-CPU before the clock starts (`vcut.products.pack`, as the command does once), except under *Loading a checkpoint*.
+`torch.set_float32_matmul_precision("medium")` (its `--matmul-precision medium`). *GFLOP/s* count every convolution as
+its plain sum; packed, vcut takes fewer products for those of upsampled maps and, in float32, for wide ones, so that
+it can pass *the peak*, which is that of large matrix products. *memory* is the most that was resident beyond the
+weights, *memory of same* its share of what diffusers with the same settings takes; *difference* that of the output
+from the first row's: largest over largest, and norm over norm. vcut's weights are packed for the CPU before the clock
+starts (`vcut.products.pack`, as the command does once), except under *Loading a checkpoint*.
 """
 
 

@@ -46,10 +46,8 @@ def test_a_product(module: nn.Module, dtype: torch.dtype) -> None:
     weight = next(packed.parameters())
     assert pack(packed) == can_pack(weight) == is_packed(packed)
     x = torch.randn(2, 7, 9, 24, dtype=dtype)
-    if isinstance(module, Conv2d):
-        x = x.permute(0, 3, 1, 2)
     got, expected = packed(x), plain(x)
-    assert got.stride() == expected.stride()
+    assert got.is_contiguous()
     assert relative(got, expected) < (1e-6 if dtype == torch.float32 else 0.01)
 
 
@@ -61,9 +59,9 @@ def test_narrow_maps_do_not_see_each_other(width: int, images: int, dtype: torch
     plain = Conv2d(24, 40, 3, padding=1).to(dtype).requires_grad_(False)
     packed = copy.deepcopy(plain)
     pack(packed)
-    x = torch.randn(images, 24, 3, width, dtype=dtype).to(memory_format=torch.channels_last)
+    x = torch.randn(images, 3, width, 24, dtype=dtype)
     got, expected = packed(x), plain(x)
-    assert got.is_contiguous(memory_format=torch.channels_last)
+    assert got.is_contiguous()
     assert relative(got, expected) < (1e-6 if dtype == torch.float32 else 0.01)
 
 

@@ -138,8 +138,7 @@ class Conv(Conv2d):
     """A 2-D convolution of ``[b, f, h, w, c]``, frame by frame."""
 
     def forward(self, x: Tensor) -> Tensor:
-        y = super().forward(_channels_first(x.flatten(0, 1)))
-        return rearrange(y, "(b f) c h w -> b f h w c", b=x.shape[0]).contiguous()
+        return rearrange(super().forward(x.flatten(0, 1)), "(b f) h w c -> b f h w c", b=x.shape[0])
 
 
 class UpsamplingConv(UpsamplingConv2d):
@@ -149,8 +148,7 @@ class UpsamplingConv(UpsamplingConv2d):
         return in_parts(self._frames, x, dim=1, growth=4)
 
     def _frames(self, x: Tensor) -> Tensor:
-        y = super().forward(_channels_first(x.flatten(0, 1)))
-        return rearrange(y, "(b f) c h w -> b f h w c", b=x.shape[0]).contiguous()
+        return rearrange(super().forward(x.flatten(0, 1)), "(b f) h w c -> b f h w c", b=x.shape[0])
 
 
 class TemporalConv(Conv2d):
@@ -160,14 +158,4 @@ class TemporalConv(Conv2d):
         super().__init__(in_channels, out_channels, kernel_size=(3, 1), padding=(1, 0))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = super().forward(_channels_first(x.flatten(2, 3)))
-        return rearrange(y, "b c f (h w) -> b f h w c", h=x.shape[2]).contiguous()
-
-
-def _channels_first(x: Tensor) -> Tensor:
-    """``[n, i, j, c] -> [n, c, i, j]``, a view that torch knows as channels_last, without a copy.
-
-    Axes must be merged before this, by ``flatten``: einops merges by its own strides, and with n = 1 torch would
-    not recognise them.
-    """
-    return rearrange(x, "n i j c -> n c i j")
+        return rearrange(super().forward(x.flatten(2, 3)), "b f (h w) c -> b f h w c", h=x.shape[2])

@@ -41,11 +41,18 @@ def convolution(
     stride: Sequence[int] = (1, 1),
     padding: Sequence[int] = (0, 0),
 ) -> Tensor:
-    """``F.conv2d``, for a ``weight`` that may be packed."""
+    """``F.conv2d`` of ``[n, i, j, c]``, for a ``weight`` that may be packed.
+
+    Nothing is copied: torch knows the permuted view as channels_last. With n = 1 it does so if merged axes were
+    merged by ``flatten``; einops merges by its own strides.
+    """
+    x = rearrange(x, "n i j c -> n c i j")
     if weight.is_mkldnn:
         packed = torch.ops.mkldnn._convolution_pointwise
-        return packed(x, weight, bias, padding, stride, (1, 1), 1, "none", [], "")
-    return F.conv2d(x, weight, bias, stride, padding)
+        y = packed(x, weight, bias, padding, stride, (1, 1), 1, "none", [], "")
+    else:
+        y = F.conv2d(x, weight, bias, stride, padding)
+    return rearrange(y, "n c i j -> n i j c").contiguous()
 
 
 class Linear(nn.Linear):
@@ -84,10 +91,10 @@ class GEGLU(Linear):
 
 
 class Conv2d(nn.Conv2d):
-    """A convolution of ``[n, c, i, j]``, with zeros around it and in one group.
+    """A convolution of ``[n, i, j, c]``, with zeros around it and in one group.
 
-    Packed, a 3x3 over many channels in float32 becomes the matrices of :mod:`vcut.winograd`, and a 1x1 what it is, a
-    linear layer, up to ten times faster on small maps.
+    Packed, a 3x3 over many channels in float32 becomes the matrices of :mod:`vcut.winograd`; a 1x1 what it is, a
+    linear layer, up to ten times faster on small maps; and narrow maps are laid side by side.
     """
 
     def __init__(
@@ -103,13 +110,10 @@ class Conv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.points is not None:
-            y = winograd.convolve(rearrange(x, "n c i j -> n i j c"), tuple(self.points), self.bias, linear)
-            return rearrange(y, "n i j c -> n c i j")
+            return winograd.convolve(x, tuple(self.points), self.bias, linear)
         if self.weight.is_mkldnn and self._is_pointwise():
-            return rearrange(
-                linear(rearrange(x, "n c i j -> n i j c"), self.weight, self.bias), "n i j c -> n c i j"
-            )
-        if self.weight.is_mkldnn and self._is_plain() and x.shape[-1] < NARROW:
+            return linear(x, self.weight, self.bias)
+        if self.weight.is_mkldnn and self._is_plain() and x.shape[2] < NARROW:
             return _side_by_side(x, self.weight, self.bias)
         return convolution(x, self.weight, self.bias, self.stride, self._zeros())
 
@@ -147,7 +151,7 @@ class Conv2d(nn.Conv2d):
 
 
 class UpsamplingConv2d(Conv2d):
-    """Double i and j of ``[n, c, i, j]`` by repetition, then a 3x3 convolution.
+    """Double i and j of ``[n, i, j, c]`` by repetition, then a 3x3 convolution.
 
     Packed, nothing is repeated: :mod:`vcut.upsampling` has the same from four small convolutions.
     """
@@ -157,12 +161,10 @@ class UpsamplingConv2d(Conv2d):
         self.register_module("quarters", None)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.quarters is None:
-            return super().forward(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-        y = upsampling.convolve(
-            rearrange(x, "n c i j -> n i j c"), tuple(self.quarters), self.bias, convolution
-        )
-        return rearrange(y, "n i j c -> n c i j")
+        if self.quarters is not None:
+            return upsampling.convolve(x, tuple(self.quarters), self.bias, convolution)
+        repeated = F.interpolate(rearrange(x, "n i j c -> n c i j"), scale_factor=2.0, mode="nearest")
+        return super().forward(rearrange(repeated, "n c i j -> n i j c"))
 
     def pack(self) -> None:
         self.quarters = nn.ParameterList(map(_packed_filters, upsampling.transform(self.weight)))
@@ -229,11 +231,10 @@ def _packed_filters(
 
 
 def _side_by_side(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A 3x3 convolution of narrow maps ``[n, c, i, j]`` as one of a wide map, a column of zeros between them."""
-    row = rearrange(F.pad(x, (0, 1)), "n c i j -> 1 i (n j) c")
-    y = convolution(rearrange(row, "1 i j c -> 1 c i j"), weight, bias, padding=(1, 1))
-    y = rearrange(y, "1 c i (n j) -> n i j c", n=x.shape[0])[:, :, :-1].contiguous()
-    return rearrange(y, "n i j c -> n c i j")
+    """A 3x3 convolution of narrow maps ``[n, i, j, c]`` as one of a wide map, a column of zeros between them."""
+    row = rearrange(F.pad(x, (0, 0, 0, 1)), "n i j c -> 1 i (n j) c")
+    y = convolution(row, weight, bias, padding=(1, 1))
+    return rearrange(y, "1 i (n j) c -> n i j c", n=x.shape[0])[:, :, :-1].contiguous()
 
 
 def _constant(weight: Tensor) -> nn.Parameter:

@@ -18,7 +18,7 @@ from einops import rearrange
 from torch import Tensor
 
 Convolution = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""As ``F.conv2d``: a map ``[n, c, i, j]``, filters ``[o, c, k, k]`` and perhaps a bias ``[o]``."""
+"""A map ``[n, i, j, c]``, filters ``[o, c, k, k]`` and perhaps a bias ``[o]`` to a map without the margin."""
 
 
 def transform(weight: Tensor) -> list[Tensor]:
@@ -39,9 +39,7 @@ def _even_and_odd(weight: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     return torch.stack([first, second + third], dim), torch.stack([first + second, third], dim)
 
 
-def convolve(
-    x: Tensor, weights: Sequence[Tensor], bias: Tensor | None, convolution: Convolution = F.conv2d
-) -> Tensor:
+def convolve(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None, convolution: Convolution) -> Tensor:
     """Upsampling and 3x3 convolution of ``x [n, i, j, c]`` with zeros around it, ``[n, 2i, 2j, o]``.
 
     ``weights`` are those of :func:`transform`, in any form that ``convolution`` takes.
@@ -52,9 +50,7 @@ def convolve(
     for place, weight in enumerate(weights):
         row, column = divmod(place, 2)
         seen = padded[:, row : row + height + 1, column : column + width + 1].contiguous()
-        result = rearrange(
-            convolution(rearrange(seen, "n i j c -> n c i j"), weight, bias), "n o i j -> n i j o"
-        )
+        result = convolution(seen, weight, bias)
         if out is None:
             out = result.new_empty(n, height, 2, width, 2, result.shape[-1])
         out[:, :, row, :, column] = result
