@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vcut.unet import attention as module
+from vcut import layers
+from vcut.layers import PART_BYTES
 from vcut.unet.attention import LONGEST_WRITTEN_OUT, SHORT, attention
 
 
@@ -27,14 +28,14 @@ def error(got: Tensor, exact: Tensor) -> float:
 
 @given(
     shape=st.tuples(st.integers(1, 5), st.integers(1, 5), st.integers(1, 40), st.sampled_from([4, 8])),
-    part_bytes=st.sampled_from([1, 5_000, 60_000, module.WRITTEN_BYTES]),
+    part_bytes=st.sampled_from([1, 5_000, 60_000, PART_BYTES["cpu"]]),
     scale=st.sampled_from([0.1, 1.0, 10.0]),
     seed=st.integers(0, 2**31),
 )
 def test_in_any_parts(shape: tuple[int, ...], part_bytes: int, scale: float, seed: int) -> None:
     q, k, v = inputs(shape, torch.float64, scale=scale, seed=seed)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "WRITTEN_BYTES", part_bytes)
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr(layers, "PART_BYTES", {"cpu": part_bytes})
         got = attention(q, k, v)
     torch.testing.assert_close(got, F.scaled_dot_product_attention(q, k, v), rtol=1e-10, atol=1e-10)
 

@@ -40,6 +40,7 @@ def test_convolutions_copy_nothing(b: int, f: int) -> None:
 @pytest.mark.parametrize("b", [1, 2])
 @torch.no_grad()
 def test_upsampling_copies_nothing(b: int) -> None:
+    """As trained, in one part."""
     layer, x = UpsamplingConv(8, 12), torch.randn(b, 3, 2, 4, 8)
     with Seen() as seen:
         y = layer(x)

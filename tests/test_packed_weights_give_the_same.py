@@ -10,8 +10,10 @@ from torch import nn
 
 import vcut
 from tests.micro import MICRO
+from vcut import layers, products
 from vcut.config import PRESETS
 from vcut.errors import ConfigError
+from vcut.layers import UpsamplingConv
 from vcut.loading import random_model
 from vcut.products import GEGLU, NARROW, Conv2d, Linear, UpsamplingConv2d, can_pack, is_packed, pack
 from vcut.unet import fold
@@ -52,17 +54,30 @@ def test_a_product(module: nn.Module, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("width", range(1, NARROW + 1))
-@pytest.mark.parametrize("images", [1, 5])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @torch.no_grad()
-def test_narrow_maps_do_not_see_each_other(width: int, images: int, dtype: torch.dtype) -> None:
+def test_narrow_maps_do_not_see_each_other(
+    width: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "WIDE", 24)
     plain = Conv2d(24, 40, 3, padding=1).to(dtype).requires_grad_(False)
     packed = copy.deepcopy(plain)
-    pack(packed)
-    x = torch.randn(images, 3, width, 24, dtype=dtype)
+    assert pack(packed) == can_pack(plain.weight)
+    x = torch.randn(5, 3, width, 24, dtype=dtype)
     got, expected = packed(x), plain(x)
     assert got.is_contiguous()
     assert relative(got, expected) < (1e-6 if dtype == torch.float32 else 0.01)
+
+
+@torch.no_grad()
+def test_upsampling_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = UpsamplingConv(24, 40).requires_grad_(False)
+    packed = copy.deepcopy(plain)
+    assert pack(packed) == can_pack(plain.weight)
+    x = torch.randn(2, 5, 3, 4, 24)
+    expected = plain(x)
+    monkeypatch.setattr(layers, "PART_BYTES", {"cpu": 1})
+    assert relative(packed(x), expected) < 1e-6
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -45,14 +45,10 @@ def convolve(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None, convolut
     ``weights`` are those of :func:`transform`, in any form that ``convolution`` takes.
     """
     n, height, width, _ = x.shape
+    out = x.new_empty(n, height, 2, width, 2, weights[0].shape[0])
     padded = F.pad(x, (0, 0, 1, 1, 1, 1))
-    out: Tensor | None = None
     for place, weight in enumerate(weights):
         row, column = divmod(place, 2)
-        seen = padded[:, row : row + height + 1, column : column + width + 1].contiguous()
-        result = convolution(seen, weight, bias)
-        if out is None:
-            out = result.new_empty(n, height, 2, width, 2, result.shape[-1])
-        out[:, :, row, :, column] = result
-    assert out is not None, "there are four weights"
+        seen = padded[:, row : row + height + 1, column : column + width + 1]
+        out[:, :, row, :, column] = convolution(seen.contiguous(), weight, bias)
     return rearrange(out, "n i a j b o -> n (i a) (j b) o")

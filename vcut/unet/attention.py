@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from vcut.config import Mode
 from vcut.errors import ConfigError
+from vcut.layers import in_parts
 from vcut.products import Linear
 
 Axis = Literal["space", "time"]
@@ -83,29 +84,24 @@ MOST_HEADS = 65_535
 LONGEST_WRITTEN_OUT = 256
 """Tokens up to which :func:`attention` writes its logits down, on the CPU."""
 
-WRITTEN_BYTES = 8 << 20
-"""How much of that is done at a time: what the CPU's caches hold."""
-
 SHORT = 16
-"""Below this many keys, in a register of float32, torch's softmax is one number at a time."""
+"""A softmax over fewer keys, which do not fill a register of AVX-512, torch computes one number at a time."""
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """``softmax(q k^T / sqrt(e)) v`` of ``[b, heads, n, e]``.
 
     torch's fused kernel is made for thousands of tokens. On the CPU two batched products and a softmax between them
-    are up to five times faster over 4 to 25 frames. Half precision does this in float32, as the fused kernel does its
-    logits.
+    take half the time over 4 to 25 frames in half precision, and no more in float32. They are in float32, as the
+    fused kernel's logits are.
     """
     if q.device.type != "cpu" or q.shape[-2] > LONGEST_WRITTEN_OUT:
         return F.scaled_dot_product_attention(q, k, v)
     b, heads, n, e = q.shape
-    axis, across = (0, heads) if b >= heads else (1, b)
-    count = max(1, WRITTEN_BYTES // (4 * across * n * (n + 4 * e)))
-    if torch.compiler.is_compiling():
-        count = q.shape[axis]
-    parts = zip(*(torch.split(each, count, axis) for each in (q, k, v)), strict=True)
-    return torch.cat([_written_out(*part) for part in parts], axis)
+    held = (
+        4 * (n + 4 * e) / (e * q.element_size())
+    )  # by the size of q: logits and four of its shape, in float32
+    return in_parts(_written_out, q, k, v, dim=0 if b >= heads else 1, growth=4 * held)
 
 
 def _written_out(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -124,8 +120,8 @@ def _written_out(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 class SelfAttention(nn.Module):
     """Multi-head attention of ``x [b, f, n, c]`` among the pixels of a frame or the frames of a pixel.
 
-    The heads of all pixels (space: of one frame, time: of one clip) reach the kernel as views of ``x``'s own
-    layout. Over time the pixels join the head axis, ``[b, n*heads, f, c/heads]``, so nothing is copied.
+    The heads of all pixels (space: of one frame, time: of one clip) reach :func:`attention` as views of ``x``'s own
+    layout. Over time the pixels join the head axis, ``[b, n*heads, f, c/heads]``.
     """
 
     def __init__(self, channels: int, heads: int, axis: Axis) -> None:
