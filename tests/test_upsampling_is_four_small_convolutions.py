@@ -54,7 +54,7 @@ def test_any_map(shape: tuple[int, int, int, int], out_channels: int, biased: bo
 @pytest.mark.parametrize(
     ("dtype", "times"), [(torch.float32, 2), (torch.bfloat16, 1.5), (torch.float16, 1.5)]
 )
-def test_no_more_digits_are_lost_than_rounding_the_weights_loses(dtype: torch.dtype, times: float) -> None:
+def test_it_loses_about_as_many_digits_as_the_plain_sum(dtype: torch.dtype, times: float) -> None:
     x, weight = torch.randn(1, 8, 8, 128).to(dtype), torch.randn(64, 128, 3, 3).to(dtype)
     exact = direct(x.double(), weight.double(), None)
     got = upsampling.convolve(x, upsampling.transform(weight), None, convolution)

@@ -50,5 +50,5 @@ def convolve(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None, convolut
     for place, weight in enumerate(weights):
         row, column = divmod(place, 2)
         seen = padded[:, row : row + height + 1, column : column + width + 1]
-        out[:, :, row, :, column] = convolution(seen.contiguous(), weight, bias)
+        out[:, :, row, :, column] = convolution(seen, weight, bias)
     return rearrange(out, "n i a j b o -> n (i a) (j b) o")

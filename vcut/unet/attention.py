@@ -92,15 +92,14 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """``softmax(q k^T / sqrt(e)) v`` of ``[b, heads, n, e]``.
 
     torch's fused kernel is made for thousands of tokens. On the CPU two batched products and a softmax between them
-    take half the time over 4 to 25 frames in half precision, and no more in float32. They are in float32, as the
-    fused kernel's logits are.
+    take half the time over 4 to 25 frames in half precision, and no more in float32. Half precision does this in
+    float32, as the fused kernel does its logits.
     """
     if q.device.type != "cpu" or q.shape[-2] > LONGEST_WRITTEN_OUT:
         return F.scaled_dot_product_attention(q, k, v)
     b, heads, n, e = q.shape
-    held = (
-        4 * (n + 4 * e) / (e * q.element_size())
-    )  # by the size of q: logits and four of its shape, in float32
+    # What is held, logits and four tensors of q's shape in float32, over q itself; a quarter of a part is fastest.
+    held = 4 * (n + 4 * e) / (e * q.element_size())
     return in_parts(_written_out, q, k, v, dim=0 if b >= heads else 1, growth=4 * held)
 
 
