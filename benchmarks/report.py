@@ -32,7 +32,7 @@ class Row:
         seconds: of each round.
         peak: bytes that were resident at the most, above what was before.
         flop: floating-point operations of one run, two per multiply-accumulate, as this contender computes it.
-        attainable: GFLOP/s of the largest matrix products on this machine, measured in the same rounds.
+        attainable: GFLOP/s of the best of large matrix products on this machine, measured in the same rounds.
         difference: from the case's first row: largest over largest, and norm over norm.
         details: further columns by name.
     """
@@ -187,8 +187,9 @@ slowest and how many. *x installed* and *x same settings* say how many times as 
 installed, with nothing set; and with the two settings of the process that vcut runs with here, an allocator that
 keeps large blocks (`vcut.runtime.keep_large_blocks`, which the command calls) and
 `torch.set_float32_matmul_precision("medium")` (its `--matmul-precision medium`). *GFLOP/s* count every convolution as
-its plain sum; packed, vcut takes fewer products for those of upsampled maps and, in float32, for wide ones, so that
-it can pass *the peak*, which is that of large matrix products. *memory* is the most that was resident beyond the
+its plain sum over the pixels of a map, without the zeros around it, which oneDNN skips. *The peak* is that of large
+matrix products in which nothing can be skipped. vcut can pass it: packed, it takes fewer products than the plain sum
+for convolutions of upsampled maps and, in float32, for wide ones. *memory* is the most that was resident beyond the
 weights, *memory of same* its share of what diffusers with the same settings takes; *difference* that of the output
 from the first row's: largest over largest, and norm over norm. vcut's weights are packed for the CPU before the clock
 starts (`vcut.products.pack`, as the command does once), except under *Loading a checkpoint*.

@@ -4,8 +4,8 @@
 
 A call takes both branches of guidance as one batch, or one branch as after the cut. vcut's calls are given a cached
 context, as in a run, where it is made once; diffusers projects the context in every call. GFLOP/s count what each
-computes by itself (:mod:`vcut.counting`); the share of the peak is of what this machine makes of large matrix
-products, measured in the same rounds (:mod:`benchmarks.matrix_peak`).
+computes by itself (:mod:`vcut.counting`) but for zeros around maps (:mod:`benchmarks.padding`); the share of the peak
+is of what this machine makes of large matrix products, measured in the same rounds (:mod:`benchmarks.matrix_peak`).
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks import command
+from benchmarks.padding import padding_macs
 from benchmarks.report import Row, Section
 from benchmarks.rounds import Entry, Worker, alternate, difference, workers
 from benchmarks.weights import configuration, write_part
 from benchmarks.worker import CONTENDERS, Built
 from vcut import runtime
 from vcut.config import PRESETS, SVDConfig
-from vcut.counting import unet_counts
+from vcut.counting import build_unet, unet_call, unet_counts
 from vcut.products import pack
 from vcut.unet import UNet, fold
 from weights_tools.files import read
@@ -189,11 +190,12 @@ def entry_notes(entries: Sequence[Entry]) -> list[str]:
 
 
 def flop(config: SVDConfig, call: Call, *, published: bool) -> int:
-    """Operations of a call, as the published code computes it or as vcut does."""
+    """Operations of a call, as the published code computes it or as vcut does, but for zeros around maps."""
     form = PRESETS[call.form]
     unet = dataclasses.replace(config.unet, tca=form.tca, sca=form.sca)
-    counts = unet_counts(unet, call.frames, call.height, call.width)
-    return 2 * counts.call(call.batch, published=published).total
+    size = (call.frames, call.height, call.width)
+    counted = unet_counts(unet, *size).call(call.batch, published=published).total
+    return 2 * (counted - call.batch * padding_macs(unet_call(build_unet(unet), 1, *size)))
 
 
 def build(contender: str, *, path: str, model: str, calls: Sequence[dict[str, Any]]) -> Built:
