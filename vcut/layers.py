@@ -19,7 +19,7 @@ from vcut.products import Conv2d, UpsamplingConv2d
 
 M = TypeVar("M", bound=nn.Module)
 
-PART_BYTES = {"cpu": 32 << 20, "meta": math.inf}
+PART_BYTES = {"cpu": 16 << 20, "meta": math.inf}
 LARGEST_PART_BYTES = 128 << 20
 """How much of a large input is worked on at a time: on the CPU what its caches hold, elsewhere what keeps a GPU
 busy. It bounds the memory of everything in between. On the meta device nothing is held, unless one asks how much
@@ -54,12 +54,17 @@ def in_parts(compute: Callable[..., Tensor], *inputs: Tensor, dim: int = 0, grow
 
 
 def slices_at_a_time(x: Tensor, dim: int, growth: float = 1.0) -> int:
-    """How many slices of ``x`` along ``dim`` a part has, for :func:`in_parts`: at least 1, all when not parted."""
+    """How many slices of ``x`` along ``dim`` a part has, for :func:`in_parts`: at least 1, all when not parted.
+
+    Parts are as even as can be: their memory is then of one size, which the allocator gives again and again.
+    """
+    slices = max(1, x.shape[dim])
     budget = PART_BYTES.get(x.device.type, LARGEST_PART_BYTES) / growth
     size = x.numel() * x.element_size()
     if size <= budget or torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return max(1, x.shape[dim])
-    return max(1, int(budget * x.shape[dim] / size))
+        return slices
+    most = max(1, int(budget * slices / size))
+    return math.ceil(slices / math.ceil(slices / most))
 
 
 class Modules(nn.ModuleList, Generic[M]):

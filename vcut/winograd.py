@@ -131,8 +131,10 @@ def _by_point(values: Tensor, weights: Sequence[Tensor], bias: Tensor | None, li
     The bias joins at the point (1, 1): powers of 1 are 1, so that comes out at every place of the tile.
     """
     ones = isqrt(len(weights)) + 1
-    products = [linear(values[:, p], weight, bias if p == ones else None) for p, weight in enumerate(weights)]
-    return torch.stack(products, dim=1)
+    products = values.new_empty(*values.shape[:2], weights[0].shape[0])
+    for p, weight in enumerate(weights):
+        products[:, p] = linear(values[:, p], weight, bias if p == ones else None)
+    return products
 
 
 def _both_axes(matrix: Tensor, like: Tensor) -> Tensor:
