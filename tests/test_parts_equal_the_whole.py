@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import ceil
+
 import pytest
 import torch
 from hypothesis import given
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from micro import MICRO
 
 from vcut import layers
-from vcut.layers import in_parts
+from vcut.layers import in_parts, slices_at_a_time
 from vcut.live_memory import peak_bytes
 from vcut.unet import UNet
 from vcut.vae import VAE
@@ -47,6 +49,23 @@ def test_the_vae_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.no_grad():
         for part, one in zip((vae.decode(latents), vae.encode(pictures)), whole, strict=True):
             torch.testing.assert_close(part, one, rtol=1e-12, atol=1e-12)
+
+
+@given(
+    slices=st.integers(1, 60),
+    slice_bytes=st.integers(4, 400).map(lambda n: 4 * n),
+    budget=st.integers(1, 9000),
+)
+def test_parts_are_few_even_and_within_their_size(slices: int, slice_bytes: int, budget: int) -> None:
+    x = torch.empty(slices, slice_bytes // 4)
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr(layers, "PART_BYTES", {"cpu": budget})
+        count = slices_at_a_time(x, dim=0)
+    most = max(1, budget // slice_bytes)
+    assert count <= most
+    parts = ceil(slices / count)
+    assert parts == ceil(slices / most)  # as few as that allows
+    assert count == 1 or ceil(slices / (count - 1)) > parts  # smaller ones would be more
 
 
 def test_gradients_are_those_of_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
