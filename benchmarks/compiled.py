@@ -22,9 +22,9 @@ from benchmarks.rounds import Entry, alternate, difference, workers
 from benchmarks.unet_call import Call, flop, inputs, matrix_peak
 from benchmarks.weights import DTYPES, configuration, write_part
 from benchmarks.worker import Built
-from vcut import runtime
 from vcut.config import PRESETS
-from vcut.products import pack
+from vcut.kernels import runtime
+from vcut.layers import pack
 from vcut.unet import fold
 
 MODULE = "benchmarks.compiled"

@@ -3,8 +3,8 @@
     python -m benchmarks.full_size [--form vcut] [--batch 1] [--dtype bfloat16]
 
 vcut alone, since peers may not fit. A run, after a small call that loads the code and the weights. *vcut cost says*
-is what :mod:`vcut.live_memory` counts without computing; it counts in the parts of a GPU, which are larger than the
-CPU's. A CPU without bfloat16 arithmetic is given float32.
+is what :mod:`vcut.analysis.memory` counts without computing; it counts in the parts of a GPU, which are larger than
+the CPU's. A CPU without bfloat16 arithmetic is given float32.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from benchmarks.report import Row, Section
 from benchmarks.rounds import Entry, alternate, workers
 from benchmarks.unet_call import FORMS, MODULE, Call, entry_notes, flop, matrix_peak, small_call
 from benchmarks.weights import DTYPES, configuration, write_part
-from vcut import runtime
+from vcut.analysis.counting import build_unet, unet_call
+from vcut.analysis.memory import peak_bytes
 from vcut.config import PRESETS, SVDConfig
-from vcut.counting import build_unet, unet_call
-from vcut.live_memory import peak_bytes
+from vcut.kernels import runtime
 
 
 @dataclass(frozen=True)

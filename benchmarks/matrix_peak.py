@@ -19,7 +19,8 @@ from torch import Tensor
 
 from benchmarks.weights import DTYPES
 from benchmarks.worker import settings
-from vcut.products import Conv2d, Linear, pack
+from vcut.layers import Linear, pack
+from vcut.layers.conv import Conv2d
 
 LINEAR = ((960, 1280, 1280), (1920, 1280, 1280), (1920, 640, 5120))
 """Rows, inputs, outputs."""

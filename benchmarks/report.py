@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.worker import CONTENDERS
-from vcut.text_table import Table
+from vcut.analysis.text_table import Table
 
 PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "tgate", "DeepCache", "numpy")
 REFERENCES = {"diffusers": "x installed", "diffusers-same": "x same settings"}
@@ -192,7 +192,7 @@ matrix products in which nothing can be skipped. vcut can pass it: packed, it ta
 for convolutions of upsampled maps and, in float32, for wide ones. *memory* is the most that was resident beyond the
 weights, *memory of same* its share of what diffusers with the same settings takes; *difference* that of the output
 from the first row's: largest over largest, and norm over norm. vcut's weights are packed for the CPU before the clock
-starts (`vcut.products.pack`, as the command does once), except under *Loading a checkpoint*.
+starts (`vcut.layers.pack`, as the command does once), except under *Loading a checkpoint*.
 """
 
 

@@ -31,12 +31,13 @@ from benchmarks.rounds import Entry, alternate, difference, workers
 from benchmarks.unet_call import FORMS, Call, entry_notes, flop, matrix_peak
 from benchmarks.weights import DTYPES, configuration, write_part
 from benchmarks.worker import CONTENDERS, Built, first_line
-from vcut import images, runtime
 from vcut.clip import CLIPVisionEncoder
 from vcut.conditioning import bind
 from vcut.config import PRESETS, TINY, SVDConfig, VAEConfig
+from vcut.kernels import runtime
+from vcut.layers import pack
+from vcut.media import images
 from vcut.pipeline import Pipeline
-from vcut.products import pack
 from vcut.sampling import karras_sigmas, linear, plan, precondition, sample, summarize
 from vcut.unet import UNet, fold
 from vcut.vae import VAE

@@ -4,8 +4,9 @@
 
 A call takes both branches of guidance as one batch, or one branch as after the cut. vcut's calls are given a cached
 context, as in a run, where it is made once; diffusers projects the context in every call. GFLOP/s count what each
-computes by itself (:mod:`vcut.counting`) but for zeros around maps (:mod:`benchmarks.padding`); the share of the peak
-is of what this machine makes of large matrix products, measured in the same rounds (:mod:`benchmarks.matrix_peak`).
+computes by itself (:mod:`vcut.analysis.counting`) but for zeros around maps (:mod:`benchmarks.padding`); the share of
+the peak is of what this machine makes of large matrix products, measured in the same rounds
+(:mod:`benchmarks.matrix_peak`).
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ from benchmarks.report import Row, Section
 from benchmarks.rounds import Entry, Worker, alternate, difference, workers
 from benchmarks.weights import configuration, write_part
 from benchmarks.worker import CONTENDERS, Built
-from vcut import runtime
+from vcut.analysis.counting import build_unet, unet_call, unet_counts
 from vcut.config import PRESETS, SVDConfig
-from vcut.counting import build_unet, unet_call, unet_counts
-from vcut.products import pack
+from vcut.kernels import runtime
+from vcut.layers import pack
 from vcut.unet import UNet, fold
 from weights_tools.files import read
 

@@ -21,10 +21,10 @@ from benchmarks.rounds import Entry, alternate, difference, workers
 from benchmarks.unet_call import entry_notes, matrix_peak
 from benchmarks.weights import DTYPES, configuration, write_part
 from benchmarks.worker import CONTENDERS, Built
-from vcut import runtime
+from vcut.analysis.counting import vae_networks
 from vcut.config import VAEConfig
-from vcut.counting import vae_networks
-from vcut.products import pack
+from vcut.kernels import runtime
+from vcut.layers import pack
 from vcut.vae import VAE
 from weights_tools.files import read
 

@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vcut import runtime
+from vcut.kernels import runtime
 
 CONTENDERS = {
     "diffusers": "diffusers as installed",

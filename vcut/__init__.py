@@ -3,57 +3,59 @@
 Nothing heavy is imported here: names resolve on first use, so that ``import vcut.unet`` costs torch alone.
 """
 
-from __future__ import annotations
-
 import importlib
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from vcut import audit as audit
+    from vcut import analysis as analysis
     from vcut import clip as clip
     from vcut import config as config
-    from vcut import cost as cost
     from vcut import errors as errors
     from vcut import hub as hub
-    from vcut import images as images
+    from vcut import layers as layers
     from vcut import media as media
-    from vcut import products as products
-    from vcut import runtime as runtime
     from vcut import sampling as sampling
-    from vcut import tables as tables
+    from vcut import settings as settings
     from vcut import unet as unet
     from vcut import vae as vae
+    from vcut.analysis.audit import audit as audit
+    from vcut.analysis.cost import cost as cost
+    from vcut.kernels import runtime as runtime
     from vcut.loading import load as load
     from vcut.pipeline import Pipeline as Pipeline
+    from vcut.settings import Settings as Settings
 
-_HOME = {"load": "vcut.loading", "Pipeline": "vcut.pipeline"}
-_MODULES = {
-    "audit",
-    "clip",
-    "config",
-    "cost",
-    "errors",
-    "hub",
-    "images",
-    "media",
-    "products",
-    "runtime",
-    "sampling",
-    "tables",
-    "unet",
-    "vae",
+_PLACES = {
+    "Pipeline": "vcut.pipeline:Pipeline",
+    "Settings": "vcut.settings:Settings",
+    "analysis": "vcut.analysis",
+    "audit": "vcut.analysis.audit:audit",
+    "clip": "vcut.clip",
+    "config": "vcut.config",
+    "cost": "vcut.analysis.cost:cost",
+    "errors": "vcut.errors",
+    "hub": "vcut.hub",
+    "layers": "vcut.layers",
+    "load": "vcut.loading:load",
+    "media": "vcut.media",
+    "runtime": "vcut.kernels.runtime",
+    "sampling": "vcut.sampling",
+    "settings": "vcut.settings",
+    "unet": "vcut.unet",
+    "vae": "vcut.vae",
 }
+"""Where each name comes from: a module, or ``module:attribute``."""
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(_HOME[name]), name)
-    if name in _MODULES:
-        return importlib.import_module(f"vcut.{name}")
-    raise AttributeError(f"module 'vcut' has no attribute {name!r}")
+    if name not in _PLACES:
+        raise AttributeError(f"module 'vcut' has no attribute {name!r}")
+    module, _, attribute = _PLACES[name].partition(":")
+    found = importlib.import_module(module)
+    return getattr(found, attribute) if attribute else found
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME, *_MODULES})
+    return [*_PLACES, "__version__"]

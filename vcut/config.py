@@ -6,6 +6,7 @@ Only the three networks and the pipeline read these. Blocks take plain numbers.
 from __future__ import annotations
 
 import dataclasses
+import operator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -15,10 +16,32 @@ Mode = bool | Literal["linear_cached"]
 """Mode of a cross-attention: True (softmax, as trained), ``'linear_cached'``, False (absent)."""
 
 
+Fit = Literal["crop", "resize", "pad"]
+"""How a picture of another shape becomes a frame: fill it and cut, squash, or put it between black bars."""
+
+
 def check_mode(flag: str, mode: object) -> None:
     """Raise :class:`ConfigError` unless ``mode`` is True, False or ``'linear_cached'``."""
     if not (mode is True or mode is False or mode == "linear_cached"):
         raise ConfigError(f"{flag} must be True, 'linear_cached' or False, got {mode!r}")
+
+
+def whole_number(what: str, value: object, least: int = 1, most: int | None = None) -> int:
+    """``value`` as an int, whatever type of whole number it has (numpy's, a tensor of no axes).
+
+    Raises:
+        ConfigError: it is no whole number, or outside of ``least`` to ``most``.
+    """
+    wanted = (
+        f"a whole number of at least {least}" if most is None else f"a whole number from {least} to {most}"
+    )
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        number = None
+    if number is None or number < least or (most is not None and number > most):
+        raise ConfigError(f"{what} must be {wanted}, got {value!r}")
+    return number
 
 
 def _check_divides(what: str, sizes: tuple[int, ...], divisor: int, into: str) -> None:
@@ -224,3 +247,25 @@ PRESETS = {
         Preset("vcut", tca=False, sca="linear_cached", guided_fraction=16 / 25),
     )
 }
+"""The presets by name."""
+
+
+def choose_preset(preset: str | Preset, tca: Mode | None = None, sca: Mode | None = None) -> Preset:
+    """Find the preset, with other modes of its cross-attentions where ``tca`` or ``sca`` are given.
+
+    A preset whose modes were replaced has a star behind its name.
+
+    Raises:
+        ConfigError: there is no such preset, or no such mode.
+    """
+    if isinstance(preset, str):
+        if preset not in PRESETS:
+            raise ConfigError(f"there is no preset {preset!r}: choose one of {', '.join(PRESETS)}")
+        preset = PRESETS[preset]
+    tca = preset.tca if tca is None else tca
+    sca = preset.sca if sca is None else sca
+    check_mode("tca", tca)
+    check_mode("sca", sca)
+    if (tca, sca) == (preset.tca, preset.sca):
+        return preset
+    return dataclasses.replace(preset, name=f"{preset.name}*", tca=tca, sca=sca)

@@ -17,5 +17,10 @@ __all__ = [
     "NotFiniteError",
     "OutOfMemoryError",
     "OutputExistsError",
+    "UnknownSettingError",
     "VcutError",
 ]
+
+
+class UnknownSettingError(ConfigError, TypeError):
+    """A keyword that names no setting; the message has the nearest one."""

@@ -9,10 +9,11 @@ from typing import TypeVar
 
 import torch
 
-from vcut import hub, products
+from vcut import hub
 from vcut.clip import CLIPVisionEncoder
 from vcut.config import CONFIGS, PRESETS, Mode, SVDConfig
 from vcut.errors import CheckpointError, ConfigError
+from vcut.layers import pack as pack_weights
 from vcut.pipeline import Pipeline, for_inference
 from vcut.unet import UNet, fold
 from vcut.vae import VAE
@@ -61,7 +62,7 @@ def load(
         vae_dtype: of the VAE; float16 overflows with the published weights.
         decode_dtype: of the VAE's decoder, if another; it is the encoder that is known to overflow.
         offload: keep the networks in main memory, and each on ``device`` only while it is at work.
-        pack: on the CPU, rearrange the weights of UNet and VAE for speed (:func:`vcut.products.pack`): equal output,
+        pack: on the CPU, rearrange the weights of UNet and VAE for speed (:func:`vcut.layers.pack`): equal output,
             but they are then for computing alone. Without effect elsewhere and with ``offload``.
         config: the architecture of a file that does not say it and is not the published one.
         variant: ``'fp16'`` for the half-precision files of a folder or of the Hub.
@@ -108,7 +109,7 @@ def load(
     unet = network(UNet, "unet", dtype)
     vae = network(VAE, "vae", vae_dtype).decode_in(decode_dtype or vae_dtype)
     if pack and not offload:
-        products.pack(unet, vae)
+        pack_weights(unet, vae)
     return Pipeline(
         unet=unet,
         vae=vae,

@@ -13,11 +13,11 @@ import torch
 from einops import rearrange
 from torch import Generator, Tensor
 
-from vcut import images as pictures
 from vcut.clip import CLIPVisionEncoder, preprocess
 from vcut.conditioning import Conditioning, bind
-from vcut.config import Preset, SVDConfig
+from vcut.config import Fit, Preset, SVDConfig
 from vcut.errors import ConfigError, NotFiniteError, OutOfMemoryError
+from vcut.media import images as pictures
 from vcut.sampling import (
     MEAN,
     Branch,
@@ -32,6 +32,7 @@ from vcut.sampling import (
     precondition,
     sample,
 )
+from vcut.settings import check_size
 from vcut.unet import UNet
 from vcut.vae import VAE
 
@@ -75,7 +76,7 @@ class Pipeline:
         frames: int | None = None,
         height: int | None = None,
         width: int | None = None,
-        fit: pictures.Fit = "crop",
+        fit: Fit = "crop",
         steps: int = 25,
         sigmas: Tensor | Sequence[float] | None = None,
         cut: int | Literal["preset"] | None = "preset",
@@ -95,7 +96,7 @@ class Pipeline:
         """Turn one image into a clip, or k images into k * m clips.
 
         Args:
-            images: one picture of any kind (path, PIL, ndarray, tensor; see :mod:`vcut.images`), or a list or
+            images: one picture of any kind (path, PIL, ndarray, tensor; see :mod:`vcut.media.images`), or a list or
                 stack of them.
             clips: m clips of every image, in the order image 0 clip 0, image 0 clip 1, ...
             seed: one number, clip j of every image then has ``seed + j``; or one seed for each of the k * m clips.
@@ -140,7 +141,7 @@ class Pipeline:
         width = check_count("width", config.width if width is None else width)
         fps = config.fps if fps is None else fps
         motion_bucket = config.motion_bucket if motion_bucket is None else motion_bucket
-        pictures.check_size(height, width, config.stride)
+        check_size(height, width, config.stride)
         check_settings(frames=frames, fps=fps, motion_bucket=motion_bucket, noise_aug=noise_aug)
         if decode_chunk is not None:
             check_count("decode_chunk", decode_chunk)

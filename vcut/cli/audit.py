@@ -78,7 +78,7 @@ def add(commands: Any) -> None:
 def audit(args: argparse.Namespace) -> None:
     """Print the audit that ``args`` ask for."""
     if args.image is not None:  # a fault of the picture is found before the model is loaded
-        from vcut import images
+        from vcut.media import images
 
         images.pixels(args.image)
     device = values.device(args.device)
@@ -86,7 +86,7 @@ def audit(args: argparse.Namespace) -> None:
     import torch
 
     import vcut
-    from vcut.audit import audit as measure
+    from vcut.analysis.audit import audit as measure
 
     pipe = vcut.load(args.model, preset=args.preset, dtype=getattr(torch, args.dtype), device=device)
     embedding = None if args.image is None else _embedding(pipe, args.image)
@@ -106,8 +106,8 @@ def _embedding(pipe: Pipeline, picture: Path) -> Tensor:
     """CLIP's embedding of the picture, ``[1, 1, d]``."""
     import torch
 
-    from vcut import images
     from vcut.clip import preprocess
+    from vcut.media import images
 
     pixels = images.to_tensor(picture, pipe.config.height, pipe.config.width, "crop")
     weight = pipe.clip.proj.weight

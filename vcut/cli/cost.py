@@ -11,8 +11,8 @@ from vcut.config import CONFIGS, PRESETS
 from vcut.errors import ConfigError
 
 if TYPE_CHECKING:
-    from vcut.cost import CostReport
-    from vcut.tables import PaperTables
+    from vcut.analysis.cost import CostReport
+    from vcut.analysis.paper_tables import PaperTables
 
 
 def add(commands: Any) -> None:
@@ -81,7 +81,7 @@ def run_cost(args: argparse.Namespace) -> None:
 
     import torch
 
-    from vcut.cost import cost
+    from vcut.analysis.cost import cost
 
     width, height = args.size or (None, None)
     report = cost(
@@ -100,7 +100,7 @@ def run_cost(args: argparse.Namespace) -> None:
 
 def run_tables(args: argparse.Namespace) -> None:
     """Print the tables."""
-    from vcut.tables import tables
+    from vcut.analysis.paper_tables import tables
 
     _print(tables(), args)
 

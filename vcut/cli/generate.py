@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vcut.cli import values
-from vcut.cli.clips import Job, plan_clips
-from vcut.cli.generate_options import EXAMPLES, add_options
+from vcut.cli.options import EXAMPLES, add_options
 from vcut.config import CONFIGS, PRESETS, SVDConfig
 from vcut.errors import ConfigError, MediaError, OutputExistsError
+from vcut.sweeps.jobs import Job, plan_clips
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,8 +72,9 @@ def _make(
     import torch
 
     import vcut
-    from vcut import media, runtime
+    from vcut import media
     from vcut.errors import OutOfMemoryError
+    from vcut.kernels import runtime
     from vcut.sampling import Branch
 
     runtime.keep_large_blocks()
@@ -168,7 +169,7 @@ def _decode_with_less(pipe: Pipeline, latents: Tensor, chunk: int, say: Callable
 
 def _usable(jobs: Iterable[Job], unusable: list[Path]) -> Iterator[Job]:
     """The jobs whose pictures can be read, each looked at when its turn comes; the others are said and noted."""
-    from vcut import images
+    from vcut.media import images
 
     for picture, clips in itertools.groupby(jobs, key=lambda job: job.picture):
         job, *others = clips
@@ -187,12 +188,14 @@ def _check_all(args: argparse.Namespace, jobs: Sequence[Job]) -> tuple[int, Summ
 
     Returns the rate and what sampling will cost.
     """
-    from vcut import images, media
+    from vcut import media
+    from vcut.media import images
     from vcut.sampling import Branch, frame_scales, linear, plan, summarize, without_guidance
+    from vcut.settings import check_size
 
     config = _configuration(args)
     width, height = args.size or (config.width, config.height)
-    images.check_size(height, width, config.stride)
+    check_size(height, width, config.stride)
     cut = PRESETS[args.preset].cut_step(args.steps) if args.cut == "preset" else args.cut
     run = plan(args.steps, cut, Branch(args.after_context, args.after_latents), args.embedding)
     guidance = _guidance(args)

@@ -27,7 +27,7 @@ from vcut.sampling.cut_plan import (
     without_guidance,
 )
 from vcut.sampling.euler import STOP, Callback, Churn, Record, sample, trajectory
-from vcut.sampling.guidance import Scale, constant, frame_scales, guide, linear, triangle
+from vcut.sampling.guidance import Ramp, Scale, constant, frame_scales, guide, linear, triangle
 from vcut.sampling.preconditioning import Coefficients, Denoiser, Network, coefficients, precondition
 from vcut.sampling.schedule import (
     ALIGN_YOUR_STEPS,
@@ -54,6 +54,7 @@ __all__ = [
     "Mix",
     "Network",
     "Plan",
+    "Ramp",
     "Record",
     "Scale",
     "Step",

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -20,31 +22,61 @@ Scale = Callable[[int], Tensor | Sequence[float]]
 """The number of frames in, one guidance scale per frame out. Any such function will do."""
 
 
-def linear(minimum: float, maximum: float) -> Scale:
-    """From ``minimum`` at frame 0 to ``maximum`` at the last frame (sgm's LinearPredictionGuider).
-
-    Any two finite numbers: falling, equal, below 1 and negative scales are all well defined.
-    """
-    return lambda frames: torch.linspace(minimum, maximum, frames, dtype=torch.float64)
+Shape = Literal["linear", "triangle"]
 
 
-def constant(scale: float) -> Scale:
-    """The same scale on every frame."""
-    return linear(scale, scale)
+@dataclass(frozen=True)
+class Ramp:
+    """A scale that changes from frame to frame, as a value: two numbers and the shape between them.
 
-
-def triangle(minimum: float, maximum: float) -> Scale:
-    """From ``minimum`` at both ends to ``maximum`` in the middle (sgm's TrianglePredictionGuider, period 1).
-
-    Keeps the last frames from saturating when clips are chained. With an even number of frames the
+    ``linear`` rises from ``minimum`` at frame 0 to ``maximum`` at the last frame (sgm's LinearPredictionGuider).
+    ``triangle`` rises from ``minimum`` at both ends to ``maximum`` in the middle (sgm's TrianglePredictionGuider,
+    period 1), which keeps the last frames from saturating when clips are chained. With an even number of frames the
     middle lies between two frames, which share the highest scale, a little short of ``maximum``.
+
+    Any two finite numbers will do: falling, equal, below 1 and negative scales are all well defined.
     """
 
-    def scale(frames: int) -> Tensor:
-        height = 1 - torch.linspace(-1, 1, frames, dtype=torch.float64).abs()  # one frame: 0
-        return minimum + (maximum - minimum) * height
+    minimum: float = 1.0
+    maximum: float = 3.0
+    shape: Shape = "linear"
 
-    return scale
+    def __post_init__(self) -> None:
+        if self.shape not in get_args(Shape):
+            raise ConfigError(
+                f"the shape of guidance must be one of {', '.join(get_args(Shape))}, got {self.shape!r}"
+            )
+        for name in ("minimum", "maximum"):
+            value = getattr(self, name)
+            try:
+                number = float(value)
+            except (TypeError, ValueError, OverflowError):
+                number = math.nan
+            if isinstance(value, str | bytes) or not math.isfinite(number):
+                raise ConfigError(f"the {name} of guidance must be a finite number, got {value!r}")
+            object.__setattr__(self, name, number)
+
+    def __call__(self, frames: int) -> Tensor:
+        """The scale of each frame, ``[frames]`` in float64."""
+        if self.shape == "linear":
+            return torch.linspace(self.minimum, self.maximum, frames, dtype=torch.float64)
+        height = 1 - torch.linspace(-1, 1, frames, dtype=torch.float64).abs()  # of one frame: 0
+        return self.minimum + (self.maximum - self.minimum) * height
+
+
+def linear(minimum: float, maximum: float) -> Ramp:
+    """A scale from ``minimum`` at frame 0 to ``maximum`` at the last frame."""
+    return Ramp(minimum, maximum)
+
+
+def constant(scale: float) -> Ramp:
+    """The same scale on every frame."""
+    return Ramp(scale, scale)
+
+
+def triangle(minimum: float, maximum: float) -> Ramp:
+    """A scale from ``minimum`` at both ends to ``maximum`` in the middle."""
+    return Ramp(minimum, maximum, "triangle")
 
 
 def frame_scales(scale: Scale, frames: int) -> Tensor:

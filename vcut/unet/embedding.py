@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vcut.products import Linear
+from vcut.layers import Linear
 
 
 def sinusoid(values: Tensor, dim: int) -> Tensor:

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 import weights_tools.fold
 from vcut.config import Level, Mode, UNetConfig
 from vcut.errors import ConfigError
-from vcut.layers import Conv, FrameNorm, Modules, UpsamplingConv
-from vcut.products import is_packed
+from vcut.layers import Conv, FrameNorm, Modules, UpsamplingConv, is_packed
 from vcut.unet.attention import Context, TransformerContext
 from vcut.unet.embedding import EmbeddingMLP, sinusoid
 from vcut.unet.resnet import SpatioTemporalResnet
@@ -254,7 +253,7 @@ def fold(unet: UNet, *, tca: Mode, sca: Mode) -> UNet:
 
     Raises:
         ConfigError: for a way back, from ``'linear_cached'`` to True or from False to anything: the weights are
-            gone. Or the weights are packed (:func:`vcut.products.pack`).
+            gone. Or the weights are packed (:func:`vcut.layers.pack`).
     """
     if is_packed(unet):
         raise ConfigError("the weights are packed for this CPU: fold first, then pack")

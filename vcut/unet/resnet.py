@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vcut.resnet import SpatialResnet, TemporalResnet
+from vcut.layers.resnet import SpatialResnet, TemporalResnet
 from vcut.unet.blend import temporal_share
 
 

@@ -10,8 +10,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vcut.config import Mode
-from vcut.layers import FrameNorm, Modules, in_parts
-from vcut.products import GEGLU, Linear
+from vcut.kernels.parts import in_parts
+from vcut.layers import GEGLU, FrameNorm, Linear, Modules
 from vcut.unet.attention import (
     Axis,
     BlockContext,

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from vcut.layers import FrameNorm, in_parts
-from vcut.products import Linear
+from vcut.kernels.parts import in_parts
+from vcut.layers import FrameNorm, Linear
 
 EPS = 1e-6
 """Of every norm in the autoencoder but those of the temporal resnets."""

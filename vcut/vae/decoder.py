@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vcut.config import VAEConfig
-from vcut.layers import Conv, FrameNorm, Modules, TemporalConv, UpsamplingConv, in_parts
-from vcut.resnet import SpatialResnet, TemporalResnet
+from vcut.kernels.parts import in_parts
+from vcut.layers import Conv, FrameNorm, Modules, TemporalConv, UpsamplingConv
+from vcut.layers.resnet import SpatialResnet, TemporalResnet
 from vcut.vae.attention import EPS, FrameAttention
 
 TEMPORAL_EPS = 1e-5

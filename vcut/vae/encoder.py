@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vcut.config import VAEConfig
 from vcut.layers import Conv, FrameNorm
-from vcut.resnet import SpatialResnet
+from vcut.layers.resnet import SpatialResnet
 from vcut.vae.attention import EPS, FrameAttention
 
 

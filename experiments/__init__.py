@@ -1,0 +1,1 @@
+"""Scripts that each answer one question about the paper: ``python -m experiments.row_order``."""

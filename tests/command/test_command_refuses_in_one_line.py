@@ -1,0 +1,302 @@
+"""Bad command lines: exit code 2, one line on stderr that names the fault, before the model is loaded."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vcut import cli
+from vcut.errors import NotFiniteError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def workplace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A folder with a photo, a clip, and other things; loading a model here is a failure."""
+
+    def load(*args: object, **options: object) -> None:
+        raise AssertionError("the model was loaded before the fault was found")
+
+    monkeypatch.setattr("vcut.loading.load", load)
+    monkeypatch.chdir(tmp_path)
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8))
+    photo.save("photo.jpg")
+    photo.save("still.webp")
+    Path("cut.jpg").write_bytes(Path("photo.jpg").read_bytes()[:700])
+    Path("text.jpg").write_text("hello")
+    Path("clip.mp4").write_bytes(b"precious")
+    Path("sheet.png").write_bytes(b"precious")
+    Path("weights.ckpt").touch()
+    Path("broken.safetensors").write_bytes(b"broken")
+    for folder in ("empty", "twins", "bad", "work", "frames"):
+        Path(folder).mkdir()
+    photo.save("frames/000.png")
+    Path("link.webp").symlink_to("still.webp")
+    Path("hard.webp").hardlink_to("still.webp")
+    Path("linked").symlink_to(".")
+    photo.save("twins/a.jpg")
+    photo.save("twins/a.png")
+    for name in ("a", "b"):
+        Path(f"bad/{name}.jpg").write_text("hello")
+    Path("work/thesis.tex").touch()
+    return tmp_path
+
+
+def snapshot(folder: Path) -> dict[str, bytes | None]:
+    return {str(p): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
+
+
+FAULTS = {
+    "": "the following arguments are required: COMMAND",
+    "make": "invalid choice: 'make'",
+    "generate": "the following arguments are required: PICTURE",
+    "generate photo.jpg --frame 3": "unrecognized arguments: --frame 3",
+    "generate photo.jpg --steps": "expected one argument",
+    # pictures
+    "generate missing.jpg": "missing.jpg: no such file",
+    "generate text.jpg": "text.jpg is not a picture",
+    "generate cut.jpg": "cut.jpg is cut short or damaged",
+    "generate photo.jpg missing.jpg": "missing.jpg: no such file",
+    "generate empty": "there are no pictures in this folder",
+    # outputs
+    "generate photo.jpg -o clip.mp4": "clip.mp4 exists already",
+    "generate photo.jpg -o new.avi": "a clip is .mp4, .gif, .webp",
+    "generate photo.jpg -o new.png": "a single .png holds one picture",
+    "generate photo.jpg -o nowhere/new.mp4": "there is no folder nowhere",
+    "generate photo.jpg -o new.mp4 --format gif": "contradict each other",
+    "generate photo.jpg -o new.mp4 --clips 2": "is one file for several clips",
+    "generate twins -o new.mp4": "is one file for several clips",
+    "generate photo.jpg -o text.jpg/deep": "there is no folder text.jpg",
+    "generate photo.jpg -o text.jpg/deep/": "text.jpg is not a writable folder",
+    "generate photo.jpg -o work": "work exists already; choose another name or overwrite it",
+    "generate photo.jpg -o ./work": "; ./work/ puts the clip into it",
+    "generate photo.jpg -o work --overwrite": "work is not a folder of PNG frames only and is not overwritten",
+    "generate photo.jpg -o frames": "frames exists already",
+    "generate frames/000.png -o frames --overwrite": "would replace the picture frames/000.png",
+    "generate photo.jpg -o v1.0": "a folder whose name has a dot needs a / at its end",
+    "generate photo.jpg -o sheet.png/deep/": "sheet.png is not a writable folder",
+    "generate twins/a.jpg twins/a.png": "twins/a.jpg and twins/a.png would both become twins/a.mp4",
+    "generate still.webp -o still.webp --overwrite": "would replace the picture still.webp",
+    "generate still.webp -o work/../still.webp --overwrite": "would replace the picture still.webp",
+    "generate still.webp -o link.webp --overwrite": "would replace the picture still.webp",
+    "generate hard.webp -o still.webp --overwrite": "would replace the picture hard.webp",
+    "generate photo.jpg still.webp --format webp -o linked/ --overwrite": "would replace the picture still.webp",
+    "generate still.webp --format webp --overwrite": "would replace the picture still.webp",
+    "generate twins/a.png -o new.mp4 --sheet twins/a.png --overwrite": "would replace the picture twins/a.png",
+    "generate twins/a.png -o new.mp4 --sheet linked/twins/a.png --overwrite": "would replace the picture twins/a.png",
+    "generate photo.jpg -o ./new.png --sheet new.png": "are one file",
+    "generate photo.jpg --format mov": "invalid choice: 'mov'",
+    "generate photo.jpg --sheet sheet.jpg": "a contact sheet is a .png",
+    "generate photo.jpg --sheet sheet.png": "sheet.png exists already",
+    "generate photo.jpg --sheet nowhere/sheet.png": "there is no folder nowhere",
+    "generate photo.jpg --clips 2 --sheet new.png": "--sheet goes with one clip",
+    "generate photo.jpg -o new.gif --fps 51": "at most 50 frames per second",
+    "generate photo.jpg --fps 241": "--fps: expected a whole number from 1 to 240, got '241'",
+    "generate text.jpg cut.jpg": "2 pictures cannot be used: text.jpg is not a picture",
+    # numbers
+    "generate photo.jpg --steps 0": "--steps: expected a whole number of at least 1, got '0'",
+    "generate photo.jpg --steps 2.5": "--steps: expected a whole number",
+    "generate photo.jpg --frames -3": "--frames: expected a whole number",
+    "generate photo.jpg --clips 0": "--clips: expected a whole number",
+    "generate photo.jpg --fps 0": "--fps: expected a whole number",
+    "generate photo.jpg --decode-chunk 0": "--decode-chunk: expected a whole number",
+    "generate photo.jpg --motion-bucket -1": "--motion-bucket: expected a whole number",
+    "generate photo.jpg --seed -1": "--seed: expected a whole number from 0",
+    "generate photo.jpg --seed 9223372036854775808": "--seed: expected a whole number from 0",
+    "generate photo.jpg --noise-aug -0.1": "--noise-aug: expected a number of at least 0",
+    "generate photo.jpg --noise-aug nan": "--noise-aug: expected a number of at least 0",
+    "generate photo.jpg --guidance-min inf": "--guidance-min: expected a number",
+    "generate photo.jpg --guidance-max much": "--guidance-max: expected a number",
+    "generate photo.jpg --cut 0": "--cut: expected a step counted from 1",
+    "generate photo.jpg --cut 27": "27",
+    "generate photo.jpg --cut 5 --steps 3": "5",
+    "generate photo.jpg --cut never": "--cut: expected a step counted from 1",
+    "generate photo.jpg --size 1024": "--size: expected WIDTHxHEIGHT",
+    "generate photo.jpg --size x": "--size: expected WIDTHxHEIGHT",
+    "generate photo.jpg --size -64x64": "--size: expected",
+    "generate photo.jpg --size 1000x576": "width 1000 is not a multiple of 16 (nearest: 992 or 1008)",
+    "generate photo.jpg --size 0x0": "height 0 is not a multiple of 16",
+    "generate photo.jpg --size 1056x576 --model svd": "width 1056 is not a multiple of 64 (nearest: 1024 or 1088)",
+    "generate photo.jpg --embedding some": "--embedding: expected all, none or steps such as 1-10",
+    "generate photo.jpg --embedding 0-3": "--embedding: expected all, none or steps such as 1-10",
+    "generate photo.jpg --embedding 20-26": "between 1 and 25, got 26",
+    # choices
+    "generate photo.jpg --preset fast": "invalid choice: 'fast'",
+    "generate photo.jpg --fit stretch": "invalid choice: 'stretch'",
+    "generate photo.jpg --tca maybe": "expected true, linear_cached or false",
+    "generate photo.jpg --after-context some": "invalid choice: 'some'",
+    "generate photo.jpg --dtype int8": "invalid choice: 'int8'",
+    "generate photo.jpg --device abacus": "there is no such kind of device",
+    "generate photo.jpg --device meta": "this machine has none",
+    "generate photo.jpg --device cuda:99": "this machine has none",
+    # models
+    "generate photo.jpg --model nowhere": "no model of that name",
+    "generate photo.jpg --model SVD": "did you mean svd?",
+    "generate photo.jpg --model weights.ckpt": "is a pickle",
+    "generate photo.jpg --model broken.safetensors": "broken.safetensors",
+}
+
+
+@pytest.mark.parametrize("line", FAULTS)
+def test_a_fault_is_one_line_and_exit_code_2(
+    workplace: Path, capsys: pytest.CaptureFixture[str], line: str
+) -> None:
+    before = snapshot(workplace)
+    assert cli.main(line.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("vcut: error: ")
+    assert FAULTS[line] in err
+    assert err.count("\n") == 1
+    assert snapshot(workplace) == before
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["", "-o", "x.mp4"],
+        ["photo.jpg", "-o", ""],
+        ["photo.jpg", "--sheet", ""],
+        ["photo.jpg", "--model", ""],
+    ],
+)
+def test_an_empty_path_is_not_the_current_folder(
+    workplace: Path, capsys: pytest.CaptureFixture[str], line: list[str]
+) -> None:
+    before = snapshot(workplace)
+    assert cli.main(["generate", *line]) == 2
+    assert "expected a name, got an empty one" in capsys.readouterr().err
+    assert snapshot(workplace) == before
+
+
+def test_a_folder_of_bad_pictures_names_each_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["generate", "bad"]) == 2
+    *skipped, last = capsys.readouterr().err.splitlines()
+    assert [line.split()[:3] for line in skipped] == [["vcut:", "skipped:", f"bad/{x}.jpg"] for x in "ab"]
+    assert last == "vcut: error: 2 of 2 pictures cannot be used"
+
+
+def test_a_folder_with_other_things_in_it_is_not_overwritten(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("photo.jpg").rename("work.jpg")
+    assert cli.main(["generate", "work.jpg", "--format", "png", "--overwrite"]) == 2
+    assert "not overwritten" in capsys.readouterr().err
+    assert Path("work/thesis.tex").exists()
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("work").chmod(0o500)
+    assert cli.main(["generate", "photo.jpg", "-o", "work/new.mp4"]) == 2
+    assert "is not writable" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (NotFiniteError("NaN at step 3"), "error: NaN at step 3"),
+        (MemoryError(), "out of memory; reduce --decode-chunk"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"), "out of memory; reduce"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "out of memory; reduce"),
+        (RuntimeError("MPS backend out of memory"), "out of memory; reduce"),
+        (KeyboardInterrupt(), "vcut: interrupted"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+    ],
+)
+def test_a_run_that_fails_says_so_and_leaves_nothing(
+    workplace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    says: str,
+) -> None:
+    def load(*args: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr("vcut.loading.load", load)
+    before = snapshot(workplace)
+    assert cli.main(["generate", "photo.jpg", "--model", "tiny"]) == 2
+    err = capsys.readouterr().err
+    assert says in err
+    assert err.count("\n") == 1
+    assert snapshot(workplace) == before
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*args: object, **options: object) -> None:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr("vcut.loading.load", load)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        cli.main(["generate", "photo.jpg", "--model", "tiny"])
+
+
+@pytest.mark.parametrize("line", ["--help", "generate --help", "--version"])
+def test_help_and_version_succeed(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(line.split()) == 0
+    out, err = capsys.readouterr()
+    assert "vcut" in out
+    assert err == ""
+    assert max(len(text) for text in out.splitlines()) < 110
+
+
+def start(*args: str, **options: Any) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "vcut", *args],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def test_the_module_runs_as_the_command(workplace: Path) -> None:
+    process = start("generate", "missing.jpg")
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (2, "", "vcut: error: missing.jpg: no such file\n")
+    process = start("--version")
+    assert process.communicate(timeout=60)[0].startswith("vcut ")
+    assert process.returncode == 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_no_partial_file(workplace: Path, stop: signal.Signals) -> None:
+    before = snapshot(workplace)
+    options = ("--model", "tiny", "--steps", "100000", "-o", "new.mp4", "--seed", "0")
+    process = start("generate", "photo.jpg", *options)
+    assert process.stdout is not None
+    while not (line := process.stdout.readline()).startswith("seed"):
+        assert line, "the run ended by itself"
+    time.sleep(0.5)
+    process.send_signal(stop)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert err.splitlines()[-1] == "vcut: interrupted"
+    assert "Traceback" not in err
+    assert snapshot(workplace) == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes")
+def test_a_reader_that_leaves_does_not_stop_the_clip(workplace: Path) -> None:
+    process = start("generate", "photo.jpg", "--model", "tiny", "--steps", "1", "-o", "new.mp4")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()  # as `| head -0` would
+    err = process.stderr.read()
+    assert process.wait(timeout=60) == 0
+    assert "Traceback" not in err
+    assert "BrokenPipe" not in err
+    assert Path("new.mp4").exists()

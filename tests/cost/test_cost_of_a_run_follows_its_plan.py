@@ -1,0 +1,142 @@
+"""A run is its steps: what is guided counts twice, what is cut once."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+from typing import Any
+
+import pytest
+
+from vcut.analysis.cost import CostReport, cost
+from vcut.cli import cost as cli_cost
+from vcut.config import CONFIGS, CLIPConfig, Level, SVDConfig, UNetConfig, VAEConfig
+from vcut.errors import ConfigError
+
+STEPS = 6
+SMALL = SVDConfig(
+    "small",
+    unet=UNetConfig(levels=(Level(32, 2),), layers=1, context_dim=64, time_id_dim=32),
+    vae=VAEConfig(channels=(16, 32), layers=1, norm_groups=16),
+    clip=CLIPConfig(image_size=32, patch_size=16, width=64, layers=1, heads=4, mlp_dim=64, embed_dim=64),
+    frames=3,
+    height=16,
+    width=32,
+)
+
+
+def small(preset: str = "vcut", **settings: Any) -> CostReport:
+    return cost(SMALL, **{"steps": STEPS, "preset": preset, "memory": False, **settings})
+
+
+@pytest.mark.parametrize("preset", ["baseline", "lossless", "vcut"])
+def test_every_later_cut_costs_more_by_one_single_call(preset: str) -> None:
+    runs = [small(preset, cut=c) for c in range(1, STEPS + 2)]
+    for earlier, later in itertools.pairwise(runs):
+        one = later.unet.call(1, published=True)
+        assert later.run(published=True).total - earlier.run(published=True).total == one.total
+        assert later.run().total > earlier.run().total
+
+
+def test_the_run_is_the_sum_of_its_calls() -> None:
+    report = small(cut=4)
+    assert (report.summary.guided, report.summary.cut) == (3, 3)
+    contexts = report.unet.context * 3  # both branches of the guided steps, one of the cut steps
+    positions = report.unet.positions * 2  # once for both branches, once for the one
+    assert report.run() == report.unet.call(2) * 3 + report.unet.call(1) * 3 + contexts + positions
+    assert report.baseline_run() == report.baseline.call(2, published=True) * STEPS
+
+
+def test_lossless_with_the_same_cut_costs_what_vcut_costs() -> None:
+    """But for projecting the temporal contexts, once per run."""
+    lossless, vcut = small("lossless", cut=4), small("vcut", cut=4)
+    assert lossless.run(published=True) == vcut.run(published=True)
+    more = lossless.run().total - vcut.run().total
+    assert more == 3 * (lossless.unet.context.total - vcut.unet.context.total) > 0
+    assert more < vcut.run().total / 1000
+
+
+def test_the_baseline_preset_saves_nothing_and_lossless_saves_without_a_cut() -> None:
+    assert all(saving.saved == 0 for saving in small("baseline").savings())
+    assert all(saving.saved > 0 for saving in small("lossless", cut=None).savings())
+
+
+def test_the_paper_counted_less_than_it_saved() -> None:
+    saved = {saving.name: saving.saved for saving in small("vcut").savings()}
+    assert saved["paper, layers"] < saved["method, layers"] < saved["method, with products"]
+    assert set(saved) > {saving.name for saving in small("lossless").savings()}
+
+
+def test_modes_override_the_preset_and_show_in_its_name() -> None:
+    report = small("vcut", tca="linear_cached")
+    assert (report.preset, report.tca, report.sca) == ("vcut*", "linear_cached", "linear_cached")
+    assert report.unet == small("lossless").unet
+
+
+def test_json_holds_the_exact_integers() -> None:
+    report = small()
+    data = json.loads(json.dumps(report.to_dict()))
+    assert data["runs"]["as_vcut"]["total"] == report.run().total
+    assert data["unet"]["call"]["as_published"]["2"]["layers"] == report.unet.call(2, published=True).layers
+    assert [s["saved"] for s in data["savings"]] == [s.saved for s in report.savings()]
+    assert sum(p["parameters"] for p in data["unet"]["parts"]) == report.unet.parameters
+
+
+def test_text_and_markdown_show_every_part_and_every_saving() -> None:
+    report = cost(SMALL)
+    for text in (str(report), report.markdown()):
+        for name in [p.name for p in report.unet.parts] + [s.name for s in report.savings()] + ["Memory"]:
+            assert name in text
+    widths = {line.count("|") for line in report.markdown().split("\n\n")[2].splitlines()}
+    assert widths == {8}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"height": 33}, "height 33 is not a multiple of 2"),
+        ({"frames": 0}, "frames must be a whole number of at least 1, got 0"),
+        ({"decode_chunk": 0}, "decode_chunk must be"),
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"steps": "25"}, "steps must be a whole number"),
+        ({"cut": STEPS + 2}, f"between 1 and {STEPS + 1}"),
+        ({"preset": "fast"}, "preset must be one of baseline, lossless, vcut"),
+        ({"tca": "cached"}, "tca must be True"),
+    ],
+)
+def test_bad_settings_are_refused_in_words(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        small(**settings)
+
+
+@pytest.fixture
+def _known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CONFIGS, "small", SMALL)
+
+
+def command(*argv: str) -> None:
+    parser = argparse.ArgumentParser()
+    cli_cost.add(parser.add_subparsers())
+    args = parser.parse_args(argv)
+    args.run(args)
+
+
+@pytest.mark.usefixtures("_known")
+def test_the_command_prints_json_for_the_size_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    command("cost", "small", "--size", "96x64", "--frames", "2", "--steps", "5", "--cut", "none", "--json")
+    data = json.loads(capsys.readouterr().out)
+    assert (data["width"], data["height"], data["frames"]) == (96, 64, 2)
+    assert (data["cut"], data["summary"]["guided"]) == (6, 5)
+    assert data["memory"]["dtype"] == "float16"
+
+
+@pytest.mark.usefixtures("_known")
+def test_the_command_prints_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    command("cost", "small", "--preset", "lossless", "--cut", "9")
+    assert "cut at step 9 of 25: 8 guided and 17 cut steps" in capsys.readouterr().out
+
+
+def test_the_command_refuses_an_unknown_model() -> None:
+    with pytest.raises(ConfigError, match="one of tiny, svd, svd-xt, svd-xt-1-1, got 'sdxl'"):
+        command("cost", "sdxl")

@@ -1,0 +1,110 @@
+"""`import vcut.unet` costs torch and einops alone, and no package reaches up."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ALLOWED = {
+    "vcut/errors.py": {"weights_tools.errors"},
+    "vcut/config.py": {"vcut.errors"},
+    "vcut/kernels/": {"vcut.kernels"},
+    "vcut/layers/": {"vcut.errors", "vcut.kernels", "vcut.layers"},
+    "vcut/unet/": {
+        "vcut.config",
+        "vcut.errors",
+        "vcut.kernels",
+        "vcut.layers",
+        "vcut.unet",
+        "weights_tools.fold",
+    },
+    "vcut/vae/": {"vcut.config", "vcut.errors", "vcut.kernels", "vcut.layers", "vcut.vae"},
+    "vcut/clip/": {"vcut.config", "vcut.errors", "vcut.clip"},
+    "vcut/sampling/": {"vcut.config", "vcut.errors", "vcut.sampling"},
+    "vcut/settings.py": {"vcut.config", "vcut.errors", "vcut.sampling"},
+    "vcut/media/": {"vcut.config", "vcut.errors", "vcut.media", "weights_tools.atomic"},
+    "vcut/hub.py": {"vcut.errors"},
+    "vcut/conditioning.py": {"vcut.sampling", "vcut.unet"},
+    "vcut/analysis/": {
+        "vcut.analysis",
+        "vcut.clip",
+        "vcut.config",
+        "vcut.errors",
+        "vcut.kernels",
+        "vcut.layers",
+        "vcut.media",
+        "vcut.sampling",
+        "vcut.settings",
+        "vcut.unet",
+        "vcut.vae",
+    },
+    "vcut/sweeps/": {
+        "vcut.config",
+        "vcut.errors",
+        "vcut.media",
+        "vcut.pipeline",
+        "vcut.settings",
+        "vcut.sweeps",
+    },
+    "weights_tools/": {"weights_tools"},
+}
+
+
+def run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    return done.stdout.strip()
+
+
+def test_importing_the_unet_loads_torch_and_einops_alone() -> None:
+    loaded = run(
+        "import torch, einops, sys; before = set(sys.modules); import vcut.unet; "
+        "print(*sorted({m.split('.')[0] for m in set(sys.modules) - before}))"
+    )
+    assert set(loaded.split()) <= {"vcut", "weights_tools"} | set(sys.stdlib_module_names)
+
+
+def test_importing_vcut_loads_nothing() -> None:
+    assert run("import sys, vcut; print('torch' in sys.modules)") == "False"
+
+
+def test_importing_prints_nothing_and_touches_no_setting() -> None:
+    assert (
+        run(
+            "import torch;"
+            "settings = (torch.get_float32_matmul_precision, torch.is_grad_enabled, torch.get_num_threads);"
+            "state = lambda: [setting() for setting in settings];"
+            "before = state();"
+            "import vcut.unet, vcut.vae, vcut.clip, vcut.sampling, weights_tools;"
+            "print(before == state())"
+        )
+        == "True"
+    )
+
+
+@pytest.mark.parametrize("place", ALLOWED)
+def test_no_module_imports_what_stands_above_it(place: str) -> None:
+    files = [ROOT / place] if place.endswith(".py") else sorted((ROOT / place).rglob("*.py"))
+    assert files
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            for name in names:
+                if name.split(".")[0] in ("vcut", "weights_tools"):
+                    assert any(name == ok or name.startswith(ok + ".") for ok in ALLOWED[place]), (file, name)
+
+
+def test_the_library_never_imports_diffusers_or_transformers() -> None:
+    for file in [*(ROOT / "vcut").rglob("*.py"), *(ROOT / "weights_tools").rglob("*.py")]:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                names = [a.name for a in node.names] + [getattr(node, "module", None) or ""]
+                assert not any(n.split(".")[0] in ("diffusers", "transformers", "sgm") for n in names), file

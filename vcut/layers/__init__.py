@@ -1,0 +1,25 @@
+"""What the networks are built of.
+
+Shapes: b clips, f frames, h w grid, c channels. Activations are channels-last, ``[b, f, h, w, c]`` in memory, so that
+2-D convolutions, per-token linear layers, attention over space or over time and temporal convolutions are all views
+of the same memory.
+"""
+
+from vcut.layers.conv import Conv, TemporalConv, UpsamplingConv
+from vcut.layers.linear import GEGLU, Linear
+from vcut.layers.modules import Modules
+from vcut.layers.norm import FrameNorm, GroupNorm
+from vcut.layers.packing import is_packed, pack
+
+__all__ = [
+    "GEGLU",
+    "Conv",
+    "FrameNorm",
+    "GroupNorm",
+    "Linear",
+    "Modules",
+    "TemporalConv",
+    "UpsamplingConv",
+    "is_packed",
+    "pack",
+]

@@ -1,0 +1,345 @@
+"""What a run is asked to do, as one value, and what follows from it for one model.
+
+:class:`Settings` is the only list of a run's settings: the keywords of :meth:`vcut.pipeline.Pipeline.generate`, the
+options of the command, the cost of a run and the manifest of a sweep are all made from its fields. It checks
+whatever can be checked without a model. :func:`resolve` adds the model and the preset, and gives a :class:`Run`:
+every number filled in, the plan of the steps, and what they cost.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from torch import Tensor
+
+from vcut.config import Fit, Preset, SVDConfig, whole_number
+from vcut.errors import ConfigError, UnknownSettingError
+from vcut.sampling import (
+    MEAN,
+    Branch,
+    Churn,
+    Mix,
+    Plan,
+    Ramp,
+    Scale,
+    Summary,
+    check_sigmas,
+    frame_scales,
+    karras_sigmas,
+    plan,
+    summarize,
+    without_guidance,
+)
+
+LARGEST_SEED = 2**63 - 1
+
+DIFFUSERS_NAMES = {
+    "num_frames": "frames",
+    "num_inference_steps": "steps",
+    "min_guidance_scale": "guidance=(minimum, maximum)",
+    "max_guidance_scale": "guidance=(minimum, maximum)",
+    "motion_bucket_id": "motion_bucket",
+    "noise_aug_strength": "noise_aug",
+    "decode_chunk_size": "decode_chunk",
+    "num_videos_per_prompt": "clips",
+    "generator": "seed",
+    "latents": "noise",
+    "callback_on_step_end": "callback",
+}
+"""What the arguments of diffusers' pipeline are called here."""
+
+
+def _setting(default: Any, says: str) -> Any:
+    """A field with the sentence that explains it wherever it is offered."""
+    return field(default=default, metadata={"says": says})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run is asked to do. Equal settings, weights and pictures make equal clips.
+
+    None stands for what the model was made for, and is filled in by :func:`resolve`. Numbers may be of any numeric
+    type; they are stored as plain ones.
+
+    Raises:
+        ConfigError: a value out of range; the message names the setting, the expected and the found.
+    """
+
+    frames: int | None = _setting(None, "frames of a clip")
+    height: int | None = _setting(
+        None, "height in pixels, a multiple of the model's stride (64 when published)"
+    )
+    width: int | None = _setting(
+        None, "width in pixels, a multiple of the model's stride (64 when published)"
+    )
+    fit: Fit = _setting(
+        "crop", "how a picture of another shape gets there: fill and cut, squash, or black bars"
+    )
+    steps: int = _setting(25, "denoising steps N")
+    sigmas: tuple[float, ...] | None = _setting(None, "falling noise levels, in place of N Karras ones")
+    cut: int | Literal["preset"] | None = _setting(
+        "preset", "first step without guidance, counted from 1; N + 1 or none never cuts; vcut's is 17 of 25"
+    )
+    after: Branch = _setting(MEAN, "what the single pass of a cut step is given")
+    embedding: tuple[int, ...] | None = _setting(
+        None, "steps whose passes receive the image embedding; the others get zeros (the paper's figure 2)"
+    )
+    guidance: Scale = _setting(Ramp(), "guidance scale at the first and at the last frame")
+    fps: int | None = _setting(None, "frames per second, of the file and told to the model")
+    motion_bucket: int | None = _setting(None, "amount of motion, about 1 to 255; higher is more")
+    noise_aug: float = _setting(
+        0.02, "standard deviation of the noise on the picture; more frees the motion from it"
+    )
+    churn: Churn | None = _setting(None, "fresh noise at each step (EDM, algorithm 2)")
+    decode_chunk: int | None = _setting(
+        14, "frames decoded at a time; fewer need less memory, and change the frames a little"
+    )
+    sequential: bool = _setting(
+        False, "the two passes of a guided step one after the other: slower, less memory, equal output"
+    )
+    seed: int | tuple[int, ...] = _setting(0, "clip i of a picture is made from this number + i")
+    clips: int | None = _setting(None, "clips of each picture")
+
+    def __post_init__(self) -> None:
+        for name in ("frames", "height", "width", "fps", "decode_chunk", "clips"):
+            self._keep(name, _optional_whole(name, getattr(self, name)))
+        self._keep("steps", whole_number("steps", self.steps))
+        self._keep("motion_bucket", _optional_whole("motion_bucket", self.motion_bucket, least=0))
+        self._keep("noise_aug", _strength("noise_aug", self.noise_aug))
+        if self.fit not in get_args(Fit):
+            raise ConfigError(f"fit must be one of {', '.join(get_args(Fit))}, got {self.fit!r}")
+        if self.sigmas is not None:
+            self._keep("sigmas", tuple(check_sigmas(self.sigmas).tolist()))
+            self._keep("steps", len(self.sigmas) - 1)
+        if self.cut is not None and self.cut != "preset":
+            self._keep("cut", whole_number("cut", self.cut, most=self.steps + 1))
+        self._keep("after", _branch(self.after))
+        if self.embedding is not None:
+            self._keep("embedding", _steps(self.embedding, self.steps))
+        self._keep("guidance", _scale(self.guidance))
+        if self.churn is not None and not isinstance(self.churn, Churn):
+            raise ConfigError(f"churn must be a vcut.sampling.Churn, got {self.churn!r}")
+        if not isinstance(self.sequential, bool):
+            raise ConfigError(f"sequential must be True or False, got {self.sequential!r}")
+        self._keep("seed", _seed(self.seed))
+
+    def _keep(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+
+    def replace(self, **changes: Any) -> Settings:
+        """The same settings with some changed.
+
+        Raises:
+            UnknownSettingError: a name that is no setting; the message has the nearest one.
+            ConfigError: a value out of range.
+        """
+        check_names(changes, NAMES)
+        if "steps" in changes and "sigmas" not in changes:
+            changes["sigmas"] = None
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings that differ from the defaults, as plain JSON values; :meth:`from_dict` reads them back.
+
+        Raises:
+            ConfigError: guidance is a function of the caller's own, which no file can hold.
+        """
+        default = Settings()
+        changed = {
+            name: getattr(self, name) for name in NAMES if getattr(self, name) != getattr(default, name)
+        }
+        if self.sigmas is not None:
+            changed.pop("steps", None)
+        return {name: _plain(name, value) for name, value in changed.items()}
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Settings:
+        """Settings from names and plain values, as in JSON or TOML; what is left out has its default.
+
+        Raises:
+            UnknownSettingError: a name that is no setting.
+            ConfigError: a value that a setting cannot have.
+        """
+        check_names(data, NAMES)
+        values = dict(data)
+        for name, kind in (("guidance", Ramp), ("after", Branch), ("churn", Churn)):
+            if isinstance(values.get(name), Mapping):
+                try:
+                    values[name] = kind(**values[name])
+                except TypeError as error:
+                    raise ConfigError(f"{name} must have the fields of {kind.__name__}: {error}") from error
+        return Settings(**values)
+
+
+NAMES = tuple(each.name for each in dataclasses.fields(Settings))
+"""The names of all settings."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Settings with one model and one preset: every number known before the first step.
+
+    ``steps`` is what :func:`vcut.sampling.sample` takes as its plan; at guidance 1 on every frame its guided steps
+    have one pass. ``cut`` is the first step without guidance, N + 1 if there is none.
+    """
+
+    settings: Settings
+    frames: int
+    height: int
+    width: int
+    fps: int
+    motion_bucket: int
+    sigmas: tuple[float, ...]  # N falling levels and the final 0
+    cut: int
+    plan: Plan
+    scales: tuple[float, ...]  # guidance of each frame
+    latent: tuple[int, int, int, int]  # frames, channels, height, width of a clip's latents
+
+    @property
+    def passes(self) -> Summary:
+        """What the steps cost, in passes of the UNet."""
+        return summarize(self.plan)
+
+    def seeds(self, pictures: int) -> tuple[int, ...]:
+        """One seed for each clip: picture 0 clip 0, picture 0 clip 1, ...
+
+        Raises:
+            ConfigError: another number of seeds than of clips, or a seed that no generator takes.
+        """
+        each, seed = self.settings.clips or 1, self.settings.seed
+        seeds = seed if isinstance(seed, tuple) else tuple(seed + i for i in range(each)) * pictures
+        if len(seeds) != pictures * each:
+            raise ConfigError(f"{pictures * each} clips need {pictures * each} seeds, got {len(seeds)}")
+        for value in seeds:
+            whole_number("a seed", value, least=0, most=LARGEST_SEED)
+        return seeds
+
+
+def resolve(settings: Settings, config: SVDConfig, preset: Preset) -> Run:
+    """Fill in what the model and the preset decide, and check the settings against them.
+
+    Raises:
+        ConfigError: a size that is no multiple of the model's stride, guidance that is not one number per frame.
+    """
+    frames = settings.frames or config.frames
+    height, width = settings.height or config.height, settings.width or config.width
+    check_size(height, width, config.stride)
+    steps = settings.steps
+    sigmas = settings.sigmas or tuple(karras_sigmas(steps).tolist())
+    cut = preset.cut_step(steps) if settings.cut == "preset" else settings.cut
+    evaluated = plan(steps, cut, settings.after, settings.embedding)
+    scales = tuple(frame_scales(settings.guidance, frames).tolist())
+    if all(scale == 1 for scale in scales):
+        evaluated = without_guidance(evaluated)
+    return Run(
+        settings=settings,
+        frames=frames,
+        height=height,
+        width=width,
+        fps=settings.fps or config.fps,
+        motion_bucket=config.motion_bucket if settings.motion_bucket is None else settings.motion_bucket,
+        sigmas=sigmas,
+        cut=steps + 1 if cut is None else cut,
+        plan=evaluated,
+        scales=scales,
+        latent=(frames, config.vae.latent_channels, height // config.vae.stride, width // config.vae.stride),
+    )
+
+
+def check_size(height: int, width: int, stride: int) -> None:
+    """Raise :class:`ConfigError` unless both sides are positive multiples of ``stride``, naming the nearest."""
+    faults = []
+    for side, size in (("height", height), ("width", width)):
+        if size < 1 or size % stride:
+            below, above = size // stride * stride, (size // stride + 1) * stride
+            near = f"{below} or {above}" if below > 0 else f"{stride}"
+            faults.append(f"{side} {size} is not a multiple of {stride} (nearest: {near})")
+    if faults:
+        raise ConfigError("; ".join(faults))
+
+
+def check_names(given: Collection[str], known: Collection[str]) -> None:
+    """Raise :class:`UnknownSettingError` for the first of ``given`` that is not known, with the nearest that is."""
+    for name in given:
+        if name in known:
+            continue
+        hint = DIFFUSERS_NAMES.get(name)
+        if hint is None:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+            hint = near[0] if near else None
+        advice = f"did you mean {hint}?" if hint else f"choose from {', '.join(known)}"
+        raise UnknownSettingError(f"there is no setting {name!r}: {advice}")
+
+
+def _optional_whole(name: str, value: object, least: int = 1) -> int | None:
+    return None if value is None else whole_number(name, value, least)
+
+
+def _strength(name: str, value: Any) -> float:
+    try:
+        number = math.nan if isinstance(value, str | bytes | bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise ConfigError(f"{name} must be a number of at least 0, got {value!r}")
+    return number
+
+
+def _branch(after: Sequence[str]) -> Branch:
+    try:
+        branch = Branch(*after)  # type: ignore[arg-type]
+    except TypeError:
+        raise ConfigError(f"after must be a vcut.sampling.Branch, got {after!r}") from None
+    for name, mix in zip(Branch._fields, branch, strict=True):
+        if mix not in get_args(Mix):
+            raise ConfigError(f"{name} after the cut must be 'cond', 'mean' or 'uncond', got {mix!r}")
+    return branch
+
+
+def _steps(numbers: Collection[int], steps: int) -> tuple[int, ...]:
+    try:
+        return tuple(sorted({whole_number("a step with embedding", n, most=steps) for n in numbers}))
+    except TypeError:
+        raise ConfigError(f"embedding must be a list of step numbers, got {numbers!r}") from None
+
+
+def _scale(guidance: Any) -> Scale:
+    if callable(guidance):
+        scale: Scale = guidance
+        return scale
+    try:
+        first, last = guidance
+    except (TypeError, ValueError):
+        raise ConfigError(
+            "guidance must be (scale at the first frame, scale at the last), or a function such as "
+            f"vcut.sampling.constant(2.0), got {guidance!r}"
+        ) from None
+    return Ramp(first, last)
+
+
+def _seed(seed: Any) -> int | tuple[int, ...]:
+    if isinstance(seed, Sequence) and not isinstance(seed, str | bytes):
+        return tuple(whole_number("a seed", value, least=0, most=LARGEST_SEED) for value in seed)
+    return whole_number("seed", seed, least=0, most=LARGEST_SEED)
+
+
+def _plain(name: str, value: Any) -> Any:
+    """A setting as JSON has it."""
+    if isinstance(value, Ramp):
+        return dataclasses.asdict(value)
+    if isinstance(value, Churn):
+        return {key: number for key, number in dataclasses.asdict(value).items() if math.isfinite(number)}
+    if isinstance(value, Branch):
+        return value._asdict()
+    if isinstance(value, tuple):
+        return list(value)
+    if callable(value) or isinstance(value, Tensor):
+        raise ConfigError(
+            f"{name} is a function, which no file can hold: give two numbers or a vcut.sampling.Ramp"
+        )
+    return value
