@@ -178,7 +178,7 @@ def test_half_precision_stays_near_and_the_vae_stays_in_float32(dtype: torch.dty
         (dict(height=50), "height 50 is not a multiple of 16"),
         (dict(width=100), "width 100 is not a multiple of 16"),
         (dict(fit="stretch"), "fit must be one of"),
-        (dict(guidance=(1.0, float("inf"))), "guidance scale"),
+        (dict(guidance=(1.0, float("inf"))), "maximum of guidance must be a finite"),
         (dict(guidance=lambda f: [1.0]), "expected 3 guidance scales"),
         (dict(sigmas=[1.0, 2.0]), "sigmas must fall"),
         (dict(after=Branch("half", "cond")), "'cond', 'mean' or 'uncond'"),  # type: ignore[arg-type]

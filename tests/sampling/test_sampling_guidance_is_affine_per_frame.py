@@ -97,8 +97,8 @@ def test_any_function_of_the_number_of_frames_is_a_scale() -> None:
         (lambda frames: [1.0] * (frames + 1), "one per frame"),
         (lambda frames: [[1.0] * frames], "one per frame"),
         (lambda frames: 1.0, "one per frame"),
-        (linear(1.0, float("nan")), "frame 0 is nan"),
-        (constant(float("inf")), "frame 0 is"),
+        (lambda frames: [float("nan")] * frames, "frame 0 is nan"),
+        (lambda frames: [float("inf")] * frames, "frame 0 is"),
         (lambda frames: None, "numbers"),
         (lambda frames: ["a"] * frames, "numbers"),
     ],
@@ -106,3 +106,11 @@ def test_any_function_of_the_number_of_frames_is_a_scale() -> None:
 def test_scales_that_cannot_work_are_refused(scale: Scale, fault: str) -> None:
     with pytest.raises(ConfigError, match=fault):
         frame_scales(scale, 3)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "3", None])
+def test_a_ramp_takes_finite_numbers_only(value: float) -> None:
+    with pytest.raises(ConfigError, match="the maximum of guidance must be a finite number"):
+        linear(1.0, value)
+    with pytest.raises(ConfigError, match="the minimum of guidance must be a finite number"):
+        constant(value)
