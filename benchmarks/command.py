@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks import report
 from benchmarks.report import Section
-from weights_tools.interrupts import stoppable
+from weights_tools.command import stoppable
 
 SCRIPTS = ("unet_call", "sampling", "vae_decode", "compiled", "loading", "scaling", "full_size")
 """In the order of the report. Each has FULL and QUICK settings and ``run(settings, folder) -> Section``."""

@@ -21,10 +21,10 @@ from pathlib import Path
 
 import torch
 
-from weights_tools.files import read
+from weights_tools.checkpoint import open_checkpoint
 from weights_tools.fold import Mode
 from weights_tools.remap import Lazy
-from weights_tools.writer import write
+from weights_tools.tensor_file import write
 
 MANIFEST = Path(__file__).parents[1] / "tests" / "data" / "manifests" / "sgm_svd_xt.json"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -86,8 +86,9 @@ def measure(path: Path, dtype: torch.dtype | None, fold: bool) -> dict[str, floa
     start = time.perf_counter()
     tca: Mode | None = False if fold else None
     sca: Mode | None = "linear_cached" if fold else None
-    unet = read(path, "unet", dtype=dtype, tca=tca, sca=sca)
-    model = [unet, read(path, "vae", dtype=dtype), read(path, "clip", dtype=dtype)]
+    checkpoint = open_checkpoint(path)
+    unet = checkpoint.read("unet", dtype=dtype, tca=tca, sca=sca)
+    model = [unet, checkpoint.read("vae", dtype=dtype), checkpoint.read("clip", dtype=dtype)]
     loaded = time.perf_counter()
     tensors = [tensor for state in model for tensor in state.values()]
     for tensor in tensors:

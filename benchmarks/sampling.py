@@ -41,7 +41,7 @@ from vcut.pipeline import Pipeline
 from vcut.sampling import karras_sigmas, linear, plan, precondition, sample, summarize
 from vcut.unet import UNet, fold
 from vcut.vae import VAE
-from weights_tools.files import read
+from weights_tools.checkpoint import open_checkpoint
 
 MODULE = "benchmarks.sampling"
 WARM_UP = " (two steps)"
@@ -227,8 +227,8 @@ def _ours(unet: UNet, form: str, config: SVDConfig, places: dict[str, Path], set
     preset = PRESETS[form]
     with torch.device("meta"):
         vae, clip = VAE(config.vae), CLIPVisionEncoder(config.clip)
-    vae.load_state_dict(read(places["vae"], "vae"), assign=True)
-    clip.load_state_dict(read(places["clip"], "clip"), assign=True)
+    vae.load_state_dict(open_checkpoint(places["vae"]).read("vae"), assign=True)
+    clip.load_state_dict(open_checkpoint(places["clip"]).read("clip"), assign=True)
     pipe = Pipeline(unet, vae.eval(), clip.eval(), config, preset)
     height, width = settings.height, settings.width
     pixels = images.to_tensors(picture(height, width), height, width)

@@ -35,7 +35,7 @@ from vcut.config import PRESETS, SVDConfig
 from vcut.kernels import runtime
 from vcut.layers import pack
 from vcut.unet import UNet, fold
-from weights_tools.files import read
+from weights_tools.checkpoint import open_checkpoint
 
 MODULE = "benchmarks.unet_call"
 FORMS = {"baseline": "vcut, baseline", "lossless": "vcut, lossless", "vcut": "vcut, cut form"}
@@ -231,7 +231,7 @@ def load(path: Path, config: SVDConfig) -> UNet:
     """The UNet of vcut, as trained, mapped from the folder ``path``."""
     with torch.device("meta"):
         unet = UNet(config.unet)
-    unet.load_state_dict(read(path, "unet"), strict=True, assign=True)
+    unet.load_state_dict(open_checkpoint(path).read("unet"), strict=True, assign=True)
     return unet.eval().requires_grad_(False)
 
 

@@ -26,7 +26,7 @@ from vcut.config import VAEConfig
 from vcut.kernels import runtime
 from vcut.layers import pack
 from vcut.vae import VAE
-from weights_tools.files import read
+from weights_tools.checkpoint import open_checkpoint
 
 MODULE = "benchmarks.vae_decode"
 
@@ -113,7 +113,7 @@ def build(contender: str, *, path: str, model: str, dtype: str, size: tuple[int,
     if contender == "vcut":
         with torch.device("meta"):
             ours = VAE(config)
-        ours.load_state_dict(read(path, "vae"), strict=True, assign=True)
+        ours.load_state_dict(open_checkpoint(path).read("vae"), strict=True, assign=True)
         ours.eval().requires_grad_(False)
         pack(ours)
 

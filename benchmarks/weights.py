@@ -20,11 +20,11 @@ from vcut.clip import CLIPVisionEncoder
 from vcut.config import CONFIGS, SVDConfig
 from vcut.unet import UNet
 from vcut.vae import VAE
+from weights_tools.checkpoint import FOLDERS
 from weights_tools.configs import diffusers_files
-from weights_tools.files import FOLDERS
-from weights_tools.remap import Lazy, lazily_to_layout, plan
+from weights_tools.remap import Lazy, compare, lazily_to_layout
 from weights_tools.structure import PARTS, Part
-from weights_tools.writer import write
+from weights_tools.tensor_file import write
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 KINDS = {"unet": UNet, "vae": VAE, "clip": CLIPVisionEncoder}
@@ -45,7 +45,9 @@ def write_part(folder: Path, config: SVDConfig, part: Part, dtype: str) -> Path:
     out.mkdir(parents=True)
     with torch.device("meta"):
         sketch = KINDS[part](getattr(config, part)).state_dict()
-    structure = plan({name: tuple(tensor.shape) for name, tensor in sketch.items()}, part, "vcut").structure
+    structure = compare(
+        {name: tuple(tensor.shape) for name, tensor in sketch.items()}, part, "vcut"
+    ).structure
     precision = DTYPES[dtype]
     drawn = Lazy({name: partial(_draw, name, tensor, precision) for name, tensor in sketch.items()})
     shapes = lazily_to_layout(sketch, "diffusers", structure)

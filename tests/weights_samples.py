@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from weights_tools.files import ROUTES, whole_name
+from weights_tools.checkpoint import ROUTES, open_checkpoint, whole_name
 from weights_tools.layouts import entries
 from weights_tools.remap import to_layout
 from weights_tools.structure import PARTS, CLIPStructure, Part, Structure, UNetStructure, VAEStructure
@@ -63,3 +65,8 @@ def sgm_file(model: Mapping[Part, Mapping[str, Tensor]]) -> dict[str, Tensor]:
     for name, shape in TEXT_REMAINS.items():
         tensors[f"conditioner.embedders.0.open_clip.model.{name}"] = torch.randn(shape, generator=generator)
     return tensors
+
+
+def read(path: Path, part: Part, *, variant: str | None = None, **form: Any) -> dict[str, Tensor]:
+    """One network of the checkpoint at ``path``, opened for it."""
+    return open_checkpoint(path, variant).read(part, **form)

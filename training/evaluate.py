@@ -30,7 +30,7 @@ from training.config import HELD_OUT_SEED, settings
 from vcut.config import Mode
 from vcut.pipeline import Pipeline
 from vcut.sampling import Branch, Mix
-from weights_tools.atomic import replacing
+from weights_tools.outputs import replacing
 
 CUTS = (5, 10, 17, 20)
 CONTEXTS: tuple[Mix, ...] = ("mean", "cond", "uncond")

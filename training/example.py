@@ -13,7 +13,7 @@ from PIL import Image
 
 from training import world
 from training.config import HELD_OUT_SEED
-from weights_tools.atomic import replacing
+from weights_tools.outputs import replacing
 
 SIDE = 128
 

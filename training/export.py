@@ -23,7 +23,7 @@ from vcut.clip import CLIPVisionEncoder
 from vcut.config import SVDConfig
 from vcut.unet import UNet
 from vcut.vae import VAE
-from weights_tools.atomic import replacing
+from weights_tools.outputs import replacing
 
 
 def trained_unet(folder: Path) -> UNet:

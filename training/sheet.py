@@ -23,7 +23,7 @@ import vcut
 from training import world
 from training.config import HELD_OUT_SEED, settings
 from training.evaluate import first_frames
-from weights_tools.atomic import replacing
+from weights_tools.outputs import replacing
 
 FIGURES = ("truth", "presets", "embedding")
 STEPS = 25

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from vcut.analysis.cost import cost as cost
     from vcut.kernels import runtime as runtime
     from vcut.loading import load as load
+    from vcut.loading import load_unet as load_unet
     from vcut.pipeline import Pipeline as Pipeline
     from vcut.settings import Settings as Settings
 
@@ -39,6 +40,7 @@ _PLACES = {
     "hub": "vcut.hub",
     "layers": "vcut.layers",
     "load": "vcut.loading:load",
+    "load_unet": "vcut.loading:load_unet",
     "media": "vcut.media",
     "runtime": "vcut.kernels.runtime",
     "sampling": "vcut.sampling",

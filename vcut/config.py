@@ -107,6 +107,14 @@ class UNetConfig:
         """Latent height and width must be multiples of this."""
         return 1 << (len(self.levels) - 1)
 
+    @staticmethod
+    def from_dict(data: dict[str, Any]) -> UNetConfig:
+        """Read the fields as plain JSON values. Unknown or ill-typed ones raise :class:`ConfigError`."""
+        try:
+            return UNetConfig(**{**data, "levels": tuple(Level(**level) for level in data["levels"])})
+        except (KeyError, TypeError) as error:
+            raise ConfigError(f"not a configuration of a UNet: {error}") from error
+
 
 @dataclass(frozen=True)
 class VAEConfig:
@@ -184,13 +192,14 @@ class SVDConfig:
     def from_dict(data: dict[str, Any]) -> SVDConfig:
         """Read what :meth:`to_dict` wrote. Unknown or ill-typed fields raise :class:`ConfigError`."""
         try:
-            unet = dict(data["unet"])
-            unet["levels"] = tuple(Level(**level) for level in unet["levels"])
             vae = dict(data["vae"])
             vae["channels"] = tuple(vae["channels"])
             rest = {k: v for k, v in data.items() if k not in ("unet", "vae", "clip")}
             return SVDConfig(
-                unet=UNetConfig(**unet), vae=VAEConfig(**vae), clip=CLIPConfig(**data["clip"]), **rest
+                unet=UNetConfig.from_dict(data["unet"]),
+                vae=VAEConfig(**vae),
+                clip=CLIPConfig(**data["clip"]),
+                **rest,
             )
         except (KeyError, TypeError) as error:
             raise ConfigError(f"not a model configuration: {error}") from error

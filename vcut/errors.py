@@ -1,14 +1,10 @@
 """The exceptions of vcut; all of them are :class:`VcutError`."""
 
-from weights_tools.errors import (
-    CheckpointError,
-    ConfigError,
-    MediaError,
-    NotFiniteError,
-    OutOfMemoryError,
-    OutputExistsError,
-    VcutError,
-)
+from __future__ import annotations
+
+from typing import Any
+
+from weights_tools.errors import CheckpointError, ConfigError, OutputExistsError, VcutError
 
 __all__ = [
     "CheckpointError",
@@ -19,7 +15,42 @@ __all__ = [
     "OutputExistsError",
     "UnknownSettingError",
     "VcutError",
+    "is_out_of_memory",
 ]
+
+
+class MediaError(VcutError):
+    """A picture that cannot be read or a clip that cannot be written."""
+
+
+class NotFiniteError(VcutError, ArithmeticError):
+    """NaN or infinity where a picture should be."""
+
+
+class OutOfMemoryError(VcutError, MemoryError):
+    """A stage of a run did not fit into memory; the message says what takes less.
+
+    If decoding was that stage, ``latents`` are the finished ones, and ``Pipeline.decode(error.latents, chunk=4)``
+    goes on from there; otherwise they are None.
+    """
+
+    def __init__(self, message: str, latents: Any = None) -> None:
+        super().__init__(message)
+        self.latents = latents
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` is one of the ways in which Python and torch's devices say that memory is full."""
+    text = str(error)
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)
+        and (
+            type(error).__name__ == "OutOfMemoryError"
+            or "out of memory" in text
+            or "allocate memory" in text
+            or "not enough memory" in text
+        )
+    )
 
 
 class UnknownSettingError(ConfigError, TypeError):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vcut.errors import CheckpointError, ConfigError
+from weights_tools.checkpoint import FOLDERS
+from weights_tools.structure import PARTS, Part
 
 REPOSITORIES = {
     "svd": "stabilityai/stable-video-diffusion-img2vid",
@@ -14,12 +16,18 @@ REPOSITORIES = {
     "svd-xt-1-1": "stabilityai/stable-video-diffusion-img2vid-xt-1-1",
 }
 
-_SIZE = {None: "9.0 GB", "fp16": "4.5 GB"}
+_VARIANTS = (None, "fp16")
+_GIGABYTES: dict[Part, float] = {"unet": 6.1, "vae": 0.4, "clip": 2.5}  # in float32
 _PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 
 
 def find(
-    model: str | Path, *, variant: str | None = None, token: str | None = None, local_only: bool = False
+    model: str | Path,
+    *,
+    variant: str | None = None,
+    parts: Sequence[Part] = PARTS,
+    token: str | None = None,
+    local_only: bool = False,
 ) -> Path:
     """The path of a checkpoint, downloaded first if it has to be.
 
@@ -29,20 +37,21 @@ def find(
     Args:
         model: ``'svd'``, ``'svd-xt'`` or ``'svd-xt-1-1'``; or a folder or .safetensors file, returned as it is.
             A name wins over a folder of the same name: write ``./svd`` for the folder.
-        variant: None or ``'fp16'``: which weights of a repository to fetch.
-        token: A Hub access token, by default the one that ``hf auth login`` stored.
-        local_only: Do not use the network.
+        variant: which weights of a repository to fetch, None or ``'fp16'``.
+        parts: the networks to fetch, by default all three.
+        token: access token of the Hub, by default the one that ``hf auth login`` stored.
+        local_only: never use the network.
 
     Raises:
-        CheckpointError: There is no such checkpoint or it cannot be fetched. The message says what to do.
-        ConfigError: There is no such variant.
+        CheckpointError: there is no such checkpoint, or it cannot be fetched; the message says what to do.
+        ConfigError: there is no such variant.
     """
-    if variant not in _SIZE:
+    if variant not in _VARIANTS:
         raise ConfigError(f"variant must be None or 'fp16', got {variant!r}")
     if str(model) not in REPOSITORIES or isinstance(model, Path):
         return _local(Path(model))
     repository = REPOSITORIES[str(model)]
-    files = _files(variant)
+    files = _files(variant, parts)
     # imported here, since a local file needs none of it
     import huggingface_hub
 
@@ -54,7 +63,7 @@ def find(
             local_files_only=local_only,
         )
     except Exception as error:  # from the network, the Hub, the disk and the transfer library alike
-        raise CheckpointError(_advice(error, str(model), variant, local_only)) from error
+        raise CheckpointError(_advice(error, str(model), _size(variant, parts), local_only)) from error
     missing = [file for file in files if not (Path(folder) / file).exists()]
     if missing:
         raise CheckpointError(
@@ -64,17 +73,18 @@ def find(
     return Path(folder)
 
 
-def _files(variant: str | None) -> list[str]:
-    """The files of a repository that make a model."""
+def _files(variant: str | None, parts: Sequence[Part]) -> list[str]:
+    """The files of a repository that make these networks."""
     dot = f".{variant}" if variant else ""
+    places = [FOLDERS[part] for part in PARTS if part in parts]
     return [
-        "unet/config.json",
-        f"unet/diffusion_pytorch_model{dot}.safetensors",
-        "vae/config.json",
-        f"vae/diffusion_pytorch_model{dot}.safetensors",
-        "image_encoder/config.json",
-        f"image_encoder/model{dot}.safetensors",
+        f"{folder}/{file}" for folder, stem in places for file in ("config.json", f"{stem}{dot}.safetensors")
     ]
+
+
+def _size(variant: str | None, parts: Sequence[Part]) -> str:
+    gigabytes = sum(_GIGABYTES[part] for part in parts)
+    return f"{gigabytes / 2 if variant else gigabytes:.1f} GB"
 
 
 def _local(path: Path) -> Path:
@@ -104,7 +114,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _advice(error: Exception, name: str, variant: str | None, local_only: bool) -> str:
+def _advice(error: Exception, name: str, size: str, local_only: bool) -> str:
     """What went wrong and what to do about it, in one sentence."""
     from huggingface_hub import errors
 
@@ -119,8 +129,7 @@ def _advice(error: Exception, name: str, variant: str | None, local_only: bool) 
         return f"{repository} is gated: accept the licence at {page}, then run `hf auth login`"
     if any(getattr(cause, "errno", None) == errno.ENOSPC for cause in chain) or "No space left" in texts:
         return (
-            f"the disk is full: {name} needs {_SIZE[variant]}; make room, "
-            "or set HF_HOME to a folder on a larger disk"
+            f"the disk is full: {name} needs {size}; make room, or set HF_HOME to a folder on a larger disk"
         )
     if status == 401 or any(isinstance(cause, errors.LocalTokenNotFoundError) for cause in chain):
         return (

@@ -1,27 +1,31 @@
-"""From a name, a folder or a file to a :class:`vcut.pipeline.Pipeline`."""
+"""From a name, a folder or a file to a :class:`vcut.pipeline.Pipeline`, or to its UNet alone."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
+from torch import Tensor, nn
 
 from vcut import hub
 from vcut.clip import CLIPVisionEncoder
-from vcut.config import CONFIGS, PRESETS, Mode, SVDConfig
+from vcut.config import CONFIGS, CLIPConfig, Mode, Preset, SVDConfig, UNetConfig, VAEConfig, choose_preset
 from vcut.errors import CheckpointError, ConfigError
 from vcut.layers import pack as pack_weights
 from vcut.pipeline import Pipeline, for_inference
 from vcut.unet import UNet, fold
 from vcut.vae import VAE
-from weights_tools import files
-from weights_tools.configs import Hints, configuration
-from weights_tools.describe import describe
-from weights_tools.structure import Part
+from weights_tools.checkpoint import Checkpoint, open_checkpoint
+from weights_tools.configs import Hints, configuration, unet_configuration
+from weights_tools.fold import modes
+from weights_tools.structure import PARTS, Part
 
+M = TypeVar("M", bound=nn.Module)
 N = TypeVar("N", UNet, VAE, CLIPVisionEncoder)
 
 BOXED = Path(__file__).parent / "weights" / "tiny.safetensors"
@@ -30,10 +34,57 @@ BOXED = Path(__file__).parent / "weights" / "tiny.safetensors"
 NOTE = "tiny is the small model in the box: it knows six moving shapes of 32x32 pixels, and nothing else"
 
 
-def load(
+@dataclass(frozen=True)
+class Found:
+    """A model that was found and opened; of its tensors none has been read yet.
+
+    ``name`` is what the user called it.
+    """
+
+    name: str
+    checkpoint: Checkpoint
+    config: SVDConfig
+
+    @property
+    def note(self) -> str | None:
+        """A sentence about the weights that a user should read, if there is one."""
+        return NOTE if self.checkpoint.path == BOXED else None
+
+
+def find(
     model: str | PathLike[str] = "tiny",
     *,
-    preset: str = "vcut",
+    config: SVDConfig | None = None,
+    variant: str | None = None,
+    token: str | None = None,
+    local_only: bool = False,
+) -> Found:
+    """Find a model, download it if it has to be, and read its headers and its configuration.
+
+    :func:`load` takes the result: settings can be checked against ``found.config`` before anything large is read.
+
+    Args:
+        model: as :func:`load` takes it.
+        config: as :func:`load` takes it.
+        variant: as :func:`load` takes it.
+        token: as :func:`load` takes it.
+        local_only: as :func:`load` takes it.
+
+    Raises:
+        ConfigError: the checkpoint does not say what shapes cannot tell.
+        CheckpointError: it is not found, cannot be read, or is not a whole model.
+    """
+    checkpoint = _open(model, PARTS, variant, token, local_only)
+    if config is None:
+        hints = Hints(name=str(model) if str(model) in CONFIGS else None)
+        config = SVDConfig.from_dict(configuration(checkpoint, hints))
+    return Found(str(model), checkpoint, config)
+
+
+def load(
+    model: str | PathLike[str] | Found = "tiny",
+    *,
+    preset: str | Preset = "vcut",
     tca: Mode | None = None,
     sca: Mode | None = None,
     dtype: torch.dtype | None = None,
@@ -47,20 +98,23 @@ def load(
     token: str | None = None,
     local_only: bool = False,
 ) -> Pipeline:
-    """Load a model, its cross-attentions folded to the preset's form.
+    """Load a model in the form of a preset, by default the lossy ``vcut``.
 
-    Without a change of dtype, tensors on the CPU are the file's own pages, read when first used.
+    ``vcut`` drops the temporal cross-attention and ends guidance after step 16 of 25. ``lossless`` gives the
+    published model's clips with less work, ``baseline`` is the published model itself.
+
+    Where the dtype does not change, tensors on the CPU are the file's own pages, read when first used.
 
     Args:
-        model: ``'tiny'``; ``'svd'``, ``'svd-xt'``, ``'svd-xt-1-1'`` (found or downloaded); a diffusers folder; or a
-            .safetensors file in any layout.
-        preset: ``'baseline'``, ``'lossless'`` or ``'vcut'``.
-        tca: temporal cross-attention, instead of the preset's.
-        sca: spatial cross-attention, instead of the preset's.
-        dtype: of the UNet and CLIP; by default float16 on CUDA and float32 elsewhere.
-        device: by default CUDA if there is one, else the CPU.
+        model: ``'tiny'``; ``'svd'``, ``'svd-xt'``, ``'svd-xt-1-1'`` (found or downloaded); a diffusers folder; a
+            .safetensors file in any layout; or the result of :func:`find`.
+        preset: ``'baseline'``, ``'lossless'`` or ``'vcut'``, or a preset of your own.
+        tca: mode of the temporal cross-attention, by default the preset's.
+        sca: mode of the spatial cross-attention, by default the preset's.
+        dtype: of the UNet and CLIP, by default float16 on CUDA and float32 elsewhere.
+        device: where the model runs, by default CUDA if there is one, else the CPU.
         vae_dtype: of the VAE; float16 overflows with the published weights.
-        decode_dtype: of the VAE's decoder, if another; it is the encoder that is known to overflow.
+        decode_dtype: of the VAE's decoder, by default ``vae_dtype``; it is the encoder that is known to overflow.
         offload: keep the networks in main memory, and each on ``device`` only while it is at work.
         pack: on the CPU, rearrange the weights of UNet and VAE for speed (:func:`vcut.layers.pack`): equal output,
             but they are then for computing alone. Without effect elsewhere and with ``offload``.
@@ -73,38 +127,24 @@ def load(
         ConfigError: a name that does not exist, or a form that cannot be made from the stored weights.
         CheckpointError: weights that are not found, damaged or not the model's; every fault is listed.
     """
-    if preset not in PRESETS:
-        raise ConfigError(f"there is no preset {preset!r}, only {', '.join(PRESETS)}")
-    chosen = PRESETS[preset]
-    chosen = dataclasses.replace(
-        chosen, tca=chosen.tca if tca is None else tca, sca=chosen.sca if sca is None else sca
+    chosen = choose_preset(preset, tca, sca)
+    place = _device(device)
+    dtype = _default_dtype(place) if dtype is None else dtype
+    if not isinstance(model, Found):
+        found = find(model, config=config, variant=variant, token=token, local_only=local_only)
+    elif (config, variant, token, local_only) == (None, None, None, False):
+        found = model
+    else:
+        raise ConfigError("config, variant, token and local_only were settled by find: give them there")
+    whole = dataclasses.replace(
+        found.config, unet=dataclasses.replace(found.config.unet, tca=chosen.tca, sca=chosen.sca)
     )
-    try:
-        place = torch.device(default_device() if device is None else device)
-    except RuntimeError as error:
-        raise ConfigError(f"there is no device {device!r}; use 'cpu', 'cuda', 'cuda:1' or 'mps'") from error
-    if dtype is None:
-        dtype = torch.float16 if place.type == "cuda" else torch.float32
     home = torch.device("cpu") if offload else place
-
-    path = BOXED
-    if str(model) != "tiny":
-        name = model if isinstance(model, str) else Path(model)
-        path = hub.find(name, variant=variant, token=token, local_only=local_only)
-    found = config or config_of(path, str(model), variant)
-    found = dataclasses.replace(found, unet=dataclasses.replace(found.unet, tca=chosen.tca, sca=chosen.sca))
 
     def network(kind: type[N], part: Part, to: torch.dtype) -> N:
         modes = (chosen.tca, chosen.sca) if part == "unet" else (None, None)
-        state = files.read(path, part, dtype=to, variant=variant, tca=modes[0], sca=modes[1])
-        with torch.device("meta"):
-            empty = kind(getattr(found, part))
-        try:
-            empty.load_state_dict(state, strict=True, assign=True)
-        except RuntimeError as error:
-            detail = str(error).replace("\n\t", "\n  ")
-            raise CheckpointError(f"{path} is not of the configuration {found.name!r}: {detail}") from error
-        return for_inference(empty, home)
+        state = found.checkpoint.read(part, dtype=to, tca=modes[0], sca=modes[1])
+        return for_inference(_built(kind, getattr(whole, part), state, found.checkpoint, whole.name), home)
 
     unet = network(UNet, "unet", dtype)
     vae = network(VAE, "vae", vae_dtype).decode_in(decode_dtype or vae_dtype)
@@ -114,17 +154,67 @@ def load(
         unet=unet,
         vae=vae,
         clip=network(CLIPVisionEncoder, "clip", dtype),
-        config=found,
+        config=whole,
         preset=chosen,
-        note=NOTE if path == BOXED else None,
+        note=found.note,
         run_on=place if offload else None,
     )
+
+
+def load_unet(
+    model: str | PathLike[str] = "tiny",
+    *,
+    preset: str | Preset | None = None,
+    tca: Mode | None = None,
+    sca: Mode | None = None,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    config: UNetConfig | None = None,
+    variant: str | None = None,
+    token: str | None = None,
+    local_only: bool = False,
+) -> UNet:
+    """Load the UNet alone, its cross-attentions as stored: of a published checkpoint, as trained.
+
+    No tensor of the VAE and of CLIP is read, nor fetched from the Hub. The UNet is frozen and in evaluation mode;
+    ``requires_grad_(True)`` thaws it.
+
+    Args:
+        model: as :func:`load` takes it; or a file or folder that holds a UNet alone, in any layout, under its own
+            names or those of a whole checkpoint.
+        preset: the preset whose modes ``tca`` and ``sca`` have, by default as stored.
+        tca: mode of the temporal cross-attention, instead of the preset's.
+        sca: mode of the spatial cross-attention, instead of the preset's.
+        dtype: of the weights, by default float16 on CUDA and float32 elsewhere.
+        device: where it runs, by default CUDA if there is one, else the CPU.
+        config: the architecture of a file that does not say it. What shapes do not tell is the number of attention
+            heads: it comes from a diffusers folder's config.json, else each head has 64 channels.
+        variant: ``'fp16'`` for the half-precision files of a folder or of the Hub.
+        token: access token of the Hub, by default the one that ``hf auth login`` stored.
+        local_only: never use the network.
+
+    Raises:
+        ConfigError: a name that does not exist, a form that cannot be made from the stored weights, or channels that
+            do not divide into heads.
+        CheckpointError: weights that are not found, damaged or not a UNet's; every fault is listed.
+    """
+    if preset is not None:
+        chosen = choose_preset(preset, tca, sca)
+        tca, sca = chosen.tca, chosen.sca
+    place = _device(device)
+    dtype = _default_dtype(place) if dtype is None else dtype
+    checkpoint = _open(model, ("unet",), variant, token, local_only)
+    found = config or UNetConfig.from_dict(unet_configuration(checkpoint))
+    tensors = checkpoint.tensors("unet", tca=tca, sca=sca, dtype=dtype)
+    stored = modes(tensors)
+    found = dataclasses.replace(found, tca=stored[0], sca=stored[1])
+    return for_inference(_built(UNet, found, dict(tensors), checkpoint, str(model)), place)
 
 
 def random_model(
     config: SVDConfig,
     *,
-    preset: str = "vcut",
+    preset: str | Preset = "vcut",
     dtype: torch.dtype = torch.float32,
     vae_dtype: torch.dtype = torch.float32,
     seed: int = 0,
@@ -133,7 +223,7 @@ def random_model(
 
     Its clips show nothing. The global generator stays as it is. On the CPU; cross-attentions in the preset's form.
     """
-    chosen = PRESETS[preset]
+    chosen = choose_preset(preset)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         unet = fold(UNet(config.unet), tca=chosen.tca, sca=chosen.sca).to(dtype)
@@ -144,17 +234,57 @@ def random_model(
     return Pipeline(unet, vae, clip, dataclasses.replace(config, unet=unet.config), chosen)
 
 
-def config_of(path: Path, model: str, variant: str | None = None) -> SVDConfig:
-    """The configuration of the checkpoint at ``path``, by its headers alone; ``model`` is what the user called it.
-
-    Raises:
-        CheckpointError: it cannot be read, or is not a whole model.
-        ConfigError: it does not say what shapes cannot tell.
-    """
-    hints = Hints(name=model if model in CONFIGS else None)
-    return SVDConfig.from_dict(configuration(describe(path, variant), hints))
-
-
 def default_device() -> str:
     """CUDA if there is one, else the CPU. MPS has to be asked for: it has no fused attention for long sequences."""
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _open(
+    model: str | PathLike[str],
+    parts: Sequence[Part],
+    variant: str | None,
+    token: str | None,
+    local_only: bool,
+) -> Checkpoint:
+    if str(model) == "tiny":
+        return open_checkpoint(BOXED)
+    name = model if isinstance(model, str) else Path(model)
+    path = hub.find(name, variant=variant, parts=parts, token=token, local_only=local_only)
+    return open_checkpoint(path, variant, parts)
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    try:
+        return torch.device(default_device() if device is None else device)
+    except RuntimeError as error:
+        raise ConfigError(f"there is no device {device!r}; use 'cpu', 'cuda', 'cuda:1' or 'mps'") from error
+
+
+def _default_dtype(device: torch.device) -> torch.dtype:
+    return torch.float16 if device.type == "cuda" else torch.float32
+
+
+def _built(
+    kind: type[N],
+    config: UNetConfig | VAEConfig | CLIPConfig,
+    state: Mapping[str, Tensor],
+    checkpoint: Checkpoint,
+    name: str,
+) -> N:
+    try:
+        return assembled(kind, config, state)
+    except RuntimeError as error:
+        detail = str(error).replace("\n\t", "\n  ")
+        raise CheckpointError(f"{checkpoint.path} is not of the configuration {name!r}: {detail}") from error
+
+
+def assembled(
+    kind: Callable[[Any], M],
+    config: UNetConfig | VAEConfig | CLIPConfig,
+    state: Mapping[str, Tensor],
+) -> M:
+    """A network made of the tensors themselves: none is drawn, none is copied. RuntimeError unless all fit."""
+    with torch.device("meta"):
+        network = kind(config)
+    network.load_state_dict(state, strict=True, assign=True)
+    return network

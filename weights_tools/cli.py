@@ -1,6 +1,6 @@
 """``python -m weights_tools``: look into checkpoints and convert them.
 
-Exit codes: 0 done, 2 a fault in the checkpoint or the request, said on stderr.
+Exit codes: 0 done, 1 ``inspect`` found faults, 2 it could not be done, said on stderr.
 """
 
 from __future__ import annotations
@@ -8,24 +8,21 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import torch
 
-from weights_tools.arguments import Parser
+from weights_tools import command
+from weights_tools.checkpoint import Checkpoint, open_checkpoint
 from weights_tools.configs import Hints
 from weights_tools.convert import convert
-from weights_tools.describe import Checkpoint, describe
-from weights_tools.errors import ConfigError, VcutError
+from weights_tools.errors import ConfigError
 from weights_tools.fold import Mode
-from weights_tools.interrupts import stoppable
 from weights_tools.structure import LAYOUTS, UNetStructure
-from weights_tools.writer import Progress
+from weights_tools.tensor_file import Progress
 
-FAILED = 2
 FOLDS: dict[str, tuple[Mode, Mode]] = {
     "baseline": (True, True),
     "lossless": ("linear_cached", "linear_cached"),
@@ -42,27 +39,11 @@ def run() -> NoReturn:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line, by default this process's, and return its exit code."""
-    try:
-        with stoppable():
-            args = _parser().parse_args(argv)
-            code: int = args.run(args)
-            sys.stdout.flush()
-        return code
-    except SystemExit as done:  # argparse after --help
-        return int(done.code or 0)
-    except BrokenPipeError:  # the reader has gone, as in `inspect ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return FAILED
-    except (VcutError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return FAILED
+    return command.run(_parser, "vcut-weights", argv)
 
 
 def parse_fold(text: str) -> tuple[Mode | None, Mode | None]:
-    """``(tca, sca)`` of ``baseline``, ``lossless``, ``vcut`` or ``tca=MODE,sca=MODE``; None where not said."""
+    """The modes ``(tca, sca)`` that ``--fold`` names; None for one that it does not name."""
     if text in FOLDS:
         return FOLDS[text]
     chosen: dict[str, Mode | None] = {"tca": None, "sca": None}
@@ -78,7 +59,7 @@ def parse_fold(text: str) -> tuple[Mode | None, Mode | None]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
+    parser = command.Parser(
         prog="python -m weights_tools",
         description="Look into Stable Video Diffusion checkpoints and convert them between layouts.",
     )
@@ -125,12 +106,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _inspect(args: argparse.Namespace) -> int:
-    found = describe(args.file, args.variant)
+    found = open_checkpoint(args.file, args.variant)
     if args.json:
         print(json.dumps(as_json(found), indent=2))
     else:
         print("\n".join(as_text(found)))
-    return FAILED if found.faults else 0
+    return command.FOUND_A_FAULT if found.faults else 0
 
 
 def _convert(args: argparse.Namespace) -> int:
@@ -161,11 +142,17 @@ def as_json(found: Checkpoint) -> dict[str, Any]:
         "path": str(found.path),
         "layout": found.layout,
         "parts": {
-            name: {**dataclasses.asdict(part), "structure": dataclasses.asdict(part.structure)}
-            for name, part in found.parts.items()
+            part: {
+                "structure": dataclasses.asdict(network.structure),
+                "keys": len(network.tensors),
+                "parameters": network.parameters,
+                "dtypes": list(network.dtypes),
+                "faults": list(map(str, network.faults)),
+            }
+            for part, network in found.parts.items()
         },
         "missing_parts": list(found.missing_parts),
-        "unused_keys": found.unused,
+        "unused_keys": len(found.unused),
         "faults": list(found.faults),
         "metadata": found.metadata,
     }
@@ -174,19 +161,20 @@ def as_json(found: Checkpoint) -> dict[str, Any]:
 def as_text(found: Checkpoint) -> list[str]:
     """A checkpoint's description, in lines."""
     lines = [f"{found.path}: {found.layout} layout"]
-    for name, part in found.parts.items():
+    for part, network in found.parts.items():
         lines.append(
-            f"{name:5} {part.keys:5} tensors  {part.parameters:13,} parameters  {', '.join(part.dtypes)}"
+            f"{part:5} {len(network.tensors):5} tensors  {network.parameters:13,} parameters  "
+            f"{', '.join(network.dtypes)}"
         )
-        structure = dataclasses.asdict(part.structure)
-        if isinstance(part.structure, UNetStructure):
+        structure = dataclasses.asdict(network.structure)
+        if isinstance(network.structure, UNetStructure):
             tca, sca = structure.pop("tca"), structure.pop("sca")
             lines.append(f"      cross-attention: temporal (tca) {tca}, spatial (sca) {sca}")
         lines.append("      " + ", ".join(f"{key} {_short(value)}" for key, value in structure.items()))
     if found.missing_parts:
         lines.append(f"not in it: {', '.join(found.missing_parts)}")
     if found.unused:
-        lines.append(f"{found.unused} tensors known and not needed")
+        lines.append(f"{len(found.unused)} tensors known and not needed")
     lines += [f"fault: {fault}" for fault in found.faults]
     return lines
 

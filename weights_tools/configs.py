@@ -1,24 +1,23 @@
 """The configuration files that go with the weights: vcut's, as a plain dict, and those of a diffusers checkpoint.
 
-Shapes say almost everything. Numbers of attention heads they do not, nor what the model was trained for: those come
+Shapes say almost everything, except the numbers of attention heads and what the model was trained for. Those come
 from the configuration that the source carries, or from what all published models have.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from weights_tools.describe import Checkpoint
+from weights_tools.checkpoint import SETTINGS, Checkpoint
 from weights_tools.errors import CheckpointError, ConfigError
-from weights_tools.files import SETTINGS
-from weights_tools.structure import CLIPStructure, Part, Structure, UNetStructure, VAEStructure
+from weights_tools.structure import PARTS, CLIPStructure, Part, Structure, UNetStructure, VAEStructure
 
 SCALE = 0.18215  # latents are multiplied by it before diffusion
 _NAME = re.compile(r"(?:svd|img2vid)(?P<xt>[-_]xt)?(?P<version>[-_]1[-_.]1)?")
-
 
 DIFFUSERS_FILES = (
     SETTINGS,
@@ -36,7 +35,7 @@ _SETTINGS = ("height", "width", "fps", "motion_bucket")
 
 @dataclass(frozen=True)
 class Hints:
-    """What a checkpoint cannot say by itself; used where it carries no configuration."""
+    """Settings that a checkpoint cannot say by itself; used where it carries no configuration."""
 
     head_dim: int = 64  # channels of a UNet attention head
     clip_head_dim: int = 80
@@ -44,7 +43,7 @@ class Hints:
 
 
 def configuration(checkpoint: Checkpoint, hints: Hints | None = None) -> dict[str, Any]:
-    """What ``vcut.config.SVDConfig.from_dict`` reads, for a whole checkpoint.
+    """The configuration of a whole checkpoint, as ``vcut.config.SVDConfig.from_dict`` reads it.
 
     The configuration of a file that vcut wrote is returned as it is (under ``hints.name`` if given), once it is found
     to agree with the tensors.
@@ -61,18 +60,18 @@ def configuration(checkpoint: Checkpoint, hints: Hints | None = None) -> dict[st
         )
     if checkpoint.config is not None:
         config = {**checkpoint.config, **({"name": hints.name} if hints.name else {})}
-        _check_agreement(checkpoint, config)
+        _check_agreement(checkpoint, config, PARTS)
         return config
     unet, vae, clip = (checkpoint.parts[part].structure for part in ("unet", "vae", "clip"))
     assert isinstance(unet, UNetStructure)
     assert isinstance(vae, VAEStructure)
     assert isinstance(clip, CLIPStructure)
-    _check_groups(checkpoint)
+    _check_groups(checkpoint, PARTS)
     settings = _settings(checkpoint)
     name = hints.name or settings.pop("name", None) or guess_name(checkpoint)
     return {
         "name": name,
-        "unet": _unet(unet, _unet_heads(unet, checkpoint, hints)),
+        "unet": _unet(unet, checkpoint, hints),
         "vae": {
             "channels": list(vae.channels),
             "layers": vae.layers,
@@ -99,6 +98,22 @@ def configuration(checkpoint: Checkpoint, hints: Hints | None = None) -> dict[st
     }
 
 
+def unet_configuration(checkpoint: Checkpoint, hints: Hints | None = None) -> dict[str, Any]:
+    """The configuration of the UNet alone, from a whole checkpoint or from one that has no other network.
+
+    Raises:
+        CheckpointError: there is no UNet, or what is said of it is ill-formed or disagrees with its tensors.
+        ConfigError: the heads do not divide the channels, or the norms have not 32 groups.
+    """
+    structure = checkpoint.complete("unet").structure
+    assert isinstance(structure, UNetStructure)
+    if checkpoint.config is not None:
+        _check_agreement(checkpoint, checkpoint.config, ["unet"])
+        return dict(checkpoint.config["unet"])
+    _check_groups(checkpoint, ["unet"])
+    return _unet(structure, checkpoint, hints or Hints())
+
+
 def guess_name(checkpoint: Checkpoint) -> str:
     """``svd``, ``svd-xt`` or ``svd-xt-1-1``, by the name of the file or folder or the Hub's cache; else that name."""
     path = Path(checkpoint.path).absolute()
@@ -116,7 +131,7 @@ def folded_configuration(config: dict[str, Any], tca: Any, sca: Any) -> dict[str
 def diffusers_files(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The JSON files of a diffusers checkpoint, by their paths in it, from vcut's configuration.
 
-    One of them is vcut's own, with what the others have no place for; diffusers does not look at it.
+    One of them, :data:`~weights_tools.checkpoint.SETTINGS`, is vcut's own; diffusers does not look at it.
 
     Raises:
         ConfigError: a network that diffusers cannot build.
@@ -217,7 +232,8 @@ def diffusers_files(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _unet(s: UNetStructure, heads: list[int]) -> dict[str, Any]:
+def _unet(s: UNetStructure, checkpoint: Checkpoint, hints: Hints) -> dict[str, Any]:
+    heads = _unet_heads(s, checkpoint, hints)
     return {
         "in_channels": s.in_channels,
         "out_channels": s.out_channels,
@@ -297,18 +313,20 @@ def _scale(checkpoint: Checkpoint) -> float:
 
 
 def _settings(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What the folder's own settings file says, so far as it concerns the whole model."""
+    """Name, size and rates from the folder's own settings file, so far as it has them."""
     said = {key: value for key, value in checkpoint.settings.items() if key in ("name", *_SETTINGS)}
     for key, value in said.items():
-        if not (isinstance(value, str) if key == "name" else type(value) is int and value >= 0):
-            raise CheckpointError(f"{checkpoint.path / SETTINGS}: {key} is {value!r}, which is none")
+        fits = isinstance(value, str) if key == "name" else type(value) is int and value >= 0
+        expected = "a text" if key == "name" else "a whole number of at least 0"
+        if not fits:
+            raise CheckpointError(f"{checkpoint.path / SETTINGS}: {key} is {value!r}, expected {expected}")
     return said
 
 
-def _check_groups(checkpoint: Checkpoint) -> None:
-    """Norms look the same whatever their groups are; a folder with others would give wrong pictures silently."""
-    for part, config in checkpoint.configs.items():
-        if (said := config.get("norm_num_groups", 32)) != 32:
+def _check_groups(checkpoint: Checkpoint, parts: Iterable[Part]) -> None:
+    """Raise unless the norms have 32 groups: tensors do not show it, and others give wrong pictures silently."""
+    for part in parts:
+        if (said := checkpoint.configs.get(part, {}).get("norm_num_groups", 32)) != 32:
             raise ConfigError(
                 f"{checkpoint.path}: the {part}'s config.json has norm_num_groups = {said!r}, expected 32, as "
                 "Stable Video Diffusion has"
@@ -323,11 +341,12 @@ def _ill_formed(
     )
 
 
-def _check_agreement(checkpoint: Checkpoint, config: dict[str, Any]) -> None:
+def _check_agreement(checkpoint: Checkpoint, config: dict[str, Any], parts: Iterable[Part]) -> None:
+    """Raise unless the configuration that a file carries has the numbers that its tensors have."""
     faults = []
-    for part, description in checkpoint.parts.items():
+    for part in parts:
         said = _said(config.get(part))
-        for field, found in _shape_fields(description.structure).items():
+        for field, found in _shape_fields(checkpoint.parts[part].structure).items():
             if said.get(field) != found:
                 faults.append(f"{part}.{field} = {said.get(field)}, its tensors {found}")
     if faults:
@@ -335,7 +354,7 @@ def _check_agreement(checkpoint: Checkpoint, config: dict[str, Any]) -> None:
 
 
 def _said(part: object) -> dict[str, Any]:
-    """The configuration of one network with the fields of :func:`_shape_fields`; None for what cannot be read."""
+    """The fields of :func:`_shape_fields` in one network's configuration; None for those that cannot be read."""
     if not isinstance(part, dict):
         return {}
     said = dict(part)

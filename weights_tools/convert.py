@@ -4,35 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path, PurePath
 
 import torch
-from torch import Tensor
 
-from weights_tools.atomic import check_file, check_folder, replacing
+from weights_tools.checkpoint import FOLDERS, ROUTES, Checkpoint, Tensors, open_checkpoint, whole_name
 from weights_tools.configs import DIFFUSERS_FILES, Hints, configuration, diffusers_files, folded_configuration
-from weights_tools.describe import describe_source
 from weights_tools.errors import ConfigError
-from weights_tools.files import (
-    FOLDERS,
-    ROUTES,
-    Fetch,
-    Source,
-    cast,
-    locate,
-    reading,
-    sketching,
-    vcut_state,
-    whole_name,
-)
 from weights_tools.fold import Mode, modes
+from weights_tools.layouts import Form
+from weights_tools.outputs import check_file, check_folder, replacing
 from weights_tools.remap import Lazy, lazily_to_layout, refuse
-from weights_tools.structure import PARTS, Layout, Part, Structure, reformed
-from weights_tools.writer import Progress, Specs, write
+from weights_tools.structure import PARTS, Layout, Part, reformed
+from weights_tools.tensor_file import Progress, specs, write
 
 NOTICE = """\
 These model weights were converted from another form of the same weights. If those were Stability AI's, or were made
@@ -59,56 +45,6 @@ _SGM_COPIES = {
 }
 
 
-@dataclass(frozen=True)
-class Conversion:
-    """What becomes of a source's tensors, whoever fetches them: the real ones, or sketches without data."""
-
-    source: Source
-    have: Mapping[Part, Structure]
-    want: Mapping[Part, Structure]
-    dtype: torch.dtype | None
-
-    def part(self, part: Part, fetch: Fetch) -> Lazy:
-        """One network under vcut's names, folded and cast."""
-        return self._cast(vcut_state(self.source, part, self.have[part], self.want[part], fetch))
-
-    def exported(self, part: Part, layout: Layout, fetch: Fetch) -> Lazy:
-        """One network under ``layout``'s names."""
-        return lazily_to_layout(self.part(part, fetch), layout, self.want[part])
-
-    def vcut_file(self, fetch: Fetch) -> Lazy:
-        """All networks under vcut's names."""
-        return Lazy(
-            {f"{part}.{name}": make for part in PARTS for name, make in self.part(part, fetch).makers.items()}
-        )
-
-    def sgm_file(self, fetch: Fetch) -> Lazy:
-        """All networks under sgm's names, and what that layout has twice.
-
-        What an sgm source has besides, and vcut does not use, is carried over.
-        """
-        makers: dict[str, Callable[[], Tensor]] = {}
-        for part in PARTS:
-            for name, make in self.exported(part, "sgm", fetch).makers.items():
-                makers[whole_name(ROUTES["sgm"], part, name)] = make
-        image_decoder = any(key.startswith("first_stage_model.post_quant_conv.") for key in makers)
-        for original, copy in _SGM_COPIES.items():
-            if image_decoder or copy == "first_stage_model.encoder.":
-                makers |= {
-                    copy + key.removeprefix(original): make
-                    for key, make in makers.items()
-                    if key.startswith(original)
-                }
-        unused = {key: partial(fetch, stored) for key, stored in self.source.unused.items()}
-        return Lazy({**makers, **self._cast(Lazy(unused)).makers})
-
-    def _cast(self, tensors: Lazy) -> Lazy:
-        def make(original: Callable[[], Tensor]) -> Tensor:
-            return cast(original(), self.dtype)
-
-        return Lazy({name: partial(make, original) for name, original in tensors.makers.items()})
-
-
 def convert(
     source: str | os.PathLike[str],
     out: str | os.PathLike[str],
@@ -127,19 +63,19 @@ def convert(
     A notice about the licence is written beside it, or into the folder, as part of the same whole.
 
     Args:
-        source: as :func:`weights_tools.files.locate` takes it. All three networks must be there.
+        source: a file or a folder, as :func:`weights_tools.checkpoint.open_checkpoint` takes it, with all networks.
         out: the new file or folder.
         to: its layout.
-        tca: form of the temporal cross-attentions; None leaves it as stored. Only vcut has folded forms.
-        sca: form of the spatial ones.
+        tca: mode of the temporal cross-attentions, by default as stored. Only vcut has folded ones.
+        sca: mode of the spatial ones, by default as stored.
         dtype: cast floating-point tensors to this.
-        variant: as :func:`weights_tools.files.locate` takes it.
-        hints: what the tensors do not say.
+        variant: ``'fp16'`` prefers the half-precision files of a folder.
+        hints: settings that the tensors do not say.
         overwrite: replace ``out`` if it exists; a folder only if it holds nothing but files that this writes.
-        progress: told the bytes written of each file.
+        progress: function that is told the bytes written of each file.
 
     Returns:
-        What the user should know, in sentences.
+        Sentences that the user should read.
 
     Raises:
         OutputExistsError: ``out`` or its notice exists and ``overwrite`` is false, or it is not to be replaced.
@@ -151,55 +87,76 @@ def convert(
     if to != "diffusers" and out.suffix != ".safetensors":
         raise ConfigError(f"the output {out} must end in .safetensors")
     _check_places(out, to, overwrite)  # before the work, not after
-    found = locate(source, variant)
+    found = open_checkpoint(source, variant)
     _check_apart(found, out)
-    for part in PARTS:
+    for part in found.missing_parts:
         found.require(part)
-    description = describe_source(found)
-    refuse(description.faults, f"a complete model in the {found.layout} layout", found.path)
-    have = {part: described.structure for part, described in description.parts.items()}
-    want = {part: reformed(structure, tca, sca) for part, structure in have.items()}
-    conversion = Conversion(found, have, want, dtype)
-    forms = modes(conversion.part("unet", sketching))
-    config = folded_configuration(configuration(description, hints), *forms)
-    notes = [REMINDER]
+    refuse(found.faults, f"a complete model in the {found.layout} layout", found.path)
+    forms = modes(found.tensors("unet", tca=tca, sca=sca))
+    config = folded_configuration(configuration(found, hints), *forms)
+    sketches = _contents(found, to, tca, sca, dtype, data=False)
+    contents = _contents(found, to, tca, sca, dtype, data=True)
     if to == "diffusers":
-        _write_folder(conversion, out, diffusers_files(config), overwrite, progress)
+        with replacing(out, overwrite, _written_into_a_folder) as folder:
+            for name, content in diffusers_files(config).items():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            (folder / "NOTICE").write_text(NOTICE, encoding="utf-8")
+            for name, tensors in contents.items():
+                write(folder / name, specs(sketches[name]), tensors, {"format": "pt"}, progress)
     else:
-        content = conversion.vcut_file if to == "vcut" else conversion.sgm_file
         metadata = {"format": "vcut" if to == "vcut" else "pt", "config": json.dumps(config)}
         with ExitStack() as stack:
             temporary = stack.enter_context(replacing(out, overwrite))
             if not _has_notice(out):  # moved before the weights, which are never without it
                 notice = stack.enter_context(replacing(_notice_of(out), overwrite))
                 notice.write_text(NOTICE, encoding="utf-8")
-            write(temporary, _specs(content(sketching)), content(reading(release=True)), metadata, progress)
-    if to == "sgm" and found.layout != "sgm":
-        notes.append(LEFT_OUT)
-    return tuple(notes)
+            write(temporary, specs(sketches[""]), contents[""], metadata, progress)
+    return (REMINDER, LEFT_OUT) if to == "sgm" and found.layout != "sgm" else (REMINDER,)
 
 
-def _specs(sketch: Mapping[str, Tensor]) -> Specs:
-    return {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in sketch.items()}
+def _contents(
+    found: Checkpoint,
+    to: Layout,
+    tca: Mode | None,
+    sca: Mode | None,
+    dtype: torch.dtype | None,
+    *,
+    data: bool,
+) -> dict[str, Lazy]:
+    """The tensors of each file of the output, by its path in a folder; a single file's path is empty."""
+    networks = {part: found.tensors(part, tca=tca, sca=sca, dtype=dtype, data=data) for part in PARTS}
+    if to == "vcut":
+        return {"": Lazy.of({f"{part}.": networks[part] for part in PARTS})}
+    exported = {
+        part: lazily_to_layout(networks[part], to, reformed(found.parts[part].structure, tca, sca))
+        for part in PARTS
+    }
+    if to == "diffusers":
+        return {f"{folder}/{stem}.safetensors": exported[part] for part, (folder, stem) in FOLDERS.items()}
+    unused = {key: [(stored, Form.SAME)] for key, stored in found.unused.items()}
+    return {"": _sgm_file(exported, Tensors(unused, dtype, data=data))}
 
 
-def _write_folder(
-    conversion: Conversion,
-    out: Path,
-    files: Mapping[str, object],
-    overwrite: bool,
-    progress: Progress | None,
-) -> None:
-    fetch = reading(release=True)
-    with replacing(out, overwrite, _written_into_a_folder) as folder:
-        for name, content in files.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        (folder / "NOTICE").write_text(NOTICE, encoding="utf-8")
-        for part, (subfolder, stem) in FOLDERS.items():
-            specs = _specs(conversion.exported(part, "diffusers", sketching))
-            tensors = conversion.exported(part, "diffusers", fetch)
-            write(folder / subfolder / f"{stem}.safetensors", specs, tensors, {"format": "pt"}, progress)
+def _sgm_file(exported: Mapping[Part, Lazy], unused: Tensors) -> Lazy:
+    """All networks under sgm's names, and what that layout has twice.
+
+    What an sgm source has besides, and vcut does not use, is carried over.
+    """
+    makers = {
+        whole_name(ROUTES["sgm"], part, name): make
+        for part in PARTS
+        for name, make in exported[part].makers.items()
+    }
+    image_decoder = any(key.startswith("first_stage_model.post_quant_conv.") for key in makers)
+    for original, copy in _SGM_COPIES.items():
+        if image_decoder or copy == "first_stage_model.encoder.":
+            makers |= {
+                copy + key.removeprefix(original): make
+                for key, make in makers.items()
+                if key.startswith(original)
+            }
+    return Lazy({**makers, **Lazy.of({"": unused}).makers})
 
 
 def _notice_of(out: Path) -> Path:
@@ -225,9 +182,9 @@ def _check_places(out: Path, to: Layout, overwrite: bool) -> None:
         check_file(_notice_of(out), overwrite)
 
 
-def _check_apart(source: Source, out: Path) -> None:
+def _check_apart(source: Checkpoint, out: Path) -> None:
     """Raise unless ``out`` and what is read are apart; overwriting the only copy of the weights loses them."""
-    files = {stored.file for part in source.parts.values() for stored in part.values()}
+    files = {stored.file for network in source.parts.values() for stored in network.tensors.values()}
     new = out.resolve()
     for place in (source.path, *sorted(files)):
         old = place.resolve()

@@ -10,8 +10,7 @@ Shapes: c channels of the block, d width of the context. Needs torch alone, and 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -60,33 +59,38 @@ def fold(state: Mapping[str, Tensor], tca: Mode, sca: Mode) -> dict[str, Tensor]
         ConfigError: the wanted form cannot be had from this one: folding and dropping have no way back.
         CheckpointError: the cross-attentions in ``state`` are mixed or incomplete.
     """
-    return {name: make() for name, make in folding(state, tca, sca).items()}
+    return {name: made([state[s] for s in sources]) for name, sources in recipe(state, tca, sca).items()}
 
 
-def folding(state: Mapping[str, Tensor], tca: Mode, sca: Mode) -> dict[str, Callable[[], Tensor]]:
-    """:func:`fold`, tensor by tensor: every name of the result with a function that makes its tensor.
+def recipe(names: Collection[str], tca: Mode, sca: Mode) -> dict[str, tuple[str, ...]]:
+    """What :func:`fold` makes each tensor of its result from: name -> one name to pass on, or two to multiply.
 
-    ``state`` is asked for a tensor only when it is needed, so it may read from a file.
+    Raises:
+        ConfigError: as :func:`fold`.
+        CheckpointError: as :func:`fold`.
     """
-    have = dict(zip(("temporal", "spatial"), modes(state), strict=True))
+    have = dict(zip(("temporal", "spatial"), modes(names), strict=True))
     want: dict[str, Mode] = {"temporal": tca, "spatial": sca}
     for axis, flag in _FLAG.items():
         _check(flag, have[axis], want[axis])
 
-    makers: dict[str, Callable[[], Tensor]] = {}
-    for name in state:
+    sources: dict[str, tuple[str, ...]] = {}
+    for name in names:
         match = _CROSS.fullmatch(name)
         if match is None or have[match["axis"]] == want[match["axis"]]:
-            makers[name] = partial(state.__getitem__, name)
+            sources[name] = (name,)
         elif want[match["axis"]] == "linear_cached" and match["leaf"] == "to_out.weight":
-            makers[f"{match['block']}.linear.weight"] = partial(_product, state, match["block"])
+            sources[f"{match['block']}.linear.weight"] = (name, f"{match['block']}.to_v.weight")
         elif want[match["axis"]] == "linear_cached" and match["leaf"] == "to_out.bias":
-            makers[f"{match['block']}.linear.bias"] = partial(state.__getitem__, name)
-    return makers
+            sources[f"{match['block']}.linear.bias"] = (name,)
+    return sources
 
 
-def _product(state: Mapping[str, Tensor], block: str) -> Tensor:
-    w_o, w_v = state[f"{block}.to_out.weight"], state[f"{block}.to_v.weight"]
+def made(sources: Sequence[Tensor]) -> Tensor:
+    """One tensor as it is, or the product ``w_o @ w_v`` of two: in float64, rounded once to the dtype of ``w_o``."""
+    if len(sources) == 1:
+        return sources[0]
+    w_o, w_v = sources
     exact = torch.device("cpu") if w_o.device.type == "mps" else w_o.device  # Apple's GPUs have no float64
     product = w_o.to(exact, torch.float64) @ w_v.to(exact, torch.float64)
     return product.to(w_o.device, w_o.dtype)

@@ -26,10 +26,21 @@ _THIRDS = (Form.THIRD_1, Form.THIRD_2, Form.THIRD_3)
 
 
 class Lazy(Mapping[str, Tensor]):
-    """Tensors by name, made when asked for and not kept."""
+    """Tensors by name, each made by a function when it is asked for, and not kept."""
 
     def __init__(self, makers: Mapping[str, Callable[[], Tensor]]) -> None:
         self.makers = makers
+
+    @staticmethod
+    def of(tensors: Mapping[str, Mapping[str, Tensor]]) -> Lazy:
+        """All tensors of several mappings, each mapping under its prefix."""
+        return Lazy(
+            {
+                prefix + name: partial(named.__getitem__, name)
+                for prefix, named in tensors.items()
+                for name in named
+            }
+        )
 
     def __getitem__(self, name: str) -> Tensor:
         return self.makers[name]()
@@ -42,7 +53,10 @@ class Lazy(Mapping[str, Tensor]):
 
 
 class Fault(NamedTuple):
-    """What is wrong with one tensor; ``expected`` or ``found`` is None where it should not or does not exist."""
+    """What is wrong with one tensor: its shape as ``expected`` and as ``found``.
+
+    ``expected`` is None if there should be no such tensor, ``found`` if there is none.
+    """
 
     key: str
     expected: Shape | None
@@ -55,14 +69,14 @@ class Fault(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The structure of one network as stored, and what stands against using it."""
+class Comparison:
+    """The structure of one network as stored, and every tensor that disagrees with it."""
 
     structure: Structure
     faults: tuple[Fault, ...]
 
 
-def plan(shapes: Mapping[str, Shape], part: Part, layout: Layout) -> Plan:
+def compare(shapes: Mapping[str, Shape], part: Part, layout: Layout) -> Comparison:
     """Compare the part-local names and shapes of a network with what its structure asks for."""
     optional = _OPTIONAL.get((part, layout))
     shapes = {key: tuple(shape) for key, shape in shapes.items() if key != optional}
@@ -73,7 +87,7 @@ def plan(shapes: Mapping[str, Shape], part: Part, layout: Layout) -> Plan:
         for key in sorted({*expected, *shapes})
         if expected.get(key) != shapes.get(key)
     ]
-    return Plan(structure, tuple(faults))
+    return Comparison(structure, tuple(faults))
 
 
 def refuse(faults: Sequence[Fault | str], what: str, file: str | os.PathLike[str] | None = None) -> None:
@@ -93,7 +107,7 @@ def from_layout(source: Mapping[str, Tensor], part: Part, layout: Layout) -> dic
     Args:
         source: part-local names, without ``model.diffusion_model.`` or the like.
         part: which network.
-        layout: what the names are.
+        layout: the layout that the names belong to.
 
     Returns:
         Every tensor of the network under its vcut name and shape, as views of ``source`` where possible.
@@ -101,7 +115,11 @@ def from_layout(source: Mapping[str, Tensor], part: Part, layout: Layout) -> dic
     Raises:
         CheckpointError: tensors are missing, unknown or of another shape; all of them are listed.
     """
-    return dict(lazily_from_layout(source, layout, _checked(source, part, layout)))
+    state = {}
+    for entry in entries(_checked(source, part, layout)):
+        key, form, _ = entry.stored(layout)
+        state[entry.name.vcut] = unpack(source[key], form)
+    return state
 
 
 def to_layout(state: Mapping[str, Tensor], part: Part, layout: Layout) -> dict[str, Tensor]:
@@ -112,16 +130,6 @@ def to_layout(state: Mapping[str, Tensor], part: Part, layout: Layout) -> dict[s
         ConfigError: the UNet is folded, for which no other layout has a form.
     """
     return dict(lazily_to_layout(state, layout, _checked(state, part, "vcut")))
-
-
-def lazily_from_layout(source: Mapping[str, Tensor], layout: Layout, structure: Structure) -> Lazy:
-    """:func:`from_layout`, tensor by tensor, for a ``source`` known to be of this ``structure``."""
-
-    def make(entry: Entry) -> Tensor:
-        key, form, _ = entry.stored(layout)
-        return _unpack(source[key], form)
-
-    return Lazy({entry.name.vcut: partial(make, entry) for entry in entries(structure)})
 
 
 def lazily_to_layout(state: Mapping[str, Tensor], layout: Layout, structure: Structure) -> Lazy:
@@ -147,7 +155,7 @@ def lazily_to_layout(state: Mapping[str, Tensor], layout: Layout, structure: Str
 
 
 def _checked(state: Mapping[str, Tensor], part: Part, layout: Layout) -> Structure:
-    found = plan({key: tuple(tensor.shape) for key, tensor in state.items()}, part, layout)
+    found = compare({key: tuple(tensor.shape) for key, tensor in state.items()}, part, layout)
     refuse(found.faults, f"a complete {part} in the {layout} layout")
     return found.structure
 
@@ -158,7 +166,8 @@ def _joined(thirds: list[Tensor]) -> Tensor:
     return torch.cat(thirds)
 
 
-def _unpack(stored: Tensor, form: Form) -> Tensor:
+def unpack(stored: Tensor, form: Form) -> Tensor:
+    """One tensor as vcut has it, from the form that another layout stores it in; a view where possible."""
     if form is Form.VOLUME:
         return stored.squeeze(4)
     if form is Form.POINTWISE:

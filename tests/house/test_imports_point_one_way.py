@@ -27,8 +27,8 @@ ALLOWED = {
     "vcut/clip/": {"vcut.config", "vcut.errors", "vcut.clip"},
     "vcut/sampling/": {"vcut.config", "vcut.errors", "vcut.sampling"},
     "vcut/settings.py": {"vcut.config", "vcut.errors", "vcut.sampling"},
-    "vcut/media/": {"vcut.config", "vcut.errors", "vcut.media", "weights_tools.atomic"},
-    "vcut/hub.py": {"vcut.errors"},
+    "vcut/media/": {"vcut.config", "vcut.errors", "vcut.media", "weights_tools.outputs"},
+    "vcut/hub.py": {"vcut.errors", "weights_tools.checkpoint", "weights_tools.structure"},
     "vcut/conditioning.py": {"vcut.sampling", "vcut.unet"},
     "vcut/analysis/": {
         "vcut.analysis",

@@ -15,7 +15,7 @@ from vcut.config import PRESETS, SVD, SVD_XT, SVD_XT_1_1, TINY, SVDConfig
 from vcut.errors import CheckpointError, ConfigError
 from vcut.pipeline import Pipeline
 from weights_tools.cli import main as weights
-from weights_tools.writer import save
+from weights_tools.tensor_file import save
 
 PICTURE = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
 CONFIG = dataclasses.replace(MICRO, name="mine", fps=9)
@@ -95,7 +95,7 @@ def test_a_configuration_that_does_not_fit_is_refused(folder: Path) -> None:
 
 
 def test_names_are_checked() -> None:
-    with pytest.raises(ConfigError, match="no preset 'fast', only baseline, lossless, vcut"):
+    with pytest.raises(ConfigError, match="no preset 'fast': choose baseline, lossless or vcut"):
         vcut.load("tiny", preset="fast")
     with pytest.raises(CheckpointError, match="svd-xt-1-1"):
         vcut.load("svd-xl")

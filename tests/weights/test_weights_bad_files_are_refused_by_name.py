@@ -12,11 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
-from weights_samples import TINY, random_state
+from weights_samples import TINY, random_state, read
 
-from weights_tools.describe import describe
+from weights_tools.checkpoint import open_checkpoint
 from weights_tools.errors import CheckpointError
-from weights_tools.files import locate, read
 from weights_tools.remap import to_layout
 
 WHOLE = save(to_layout(random_state(TINY["clip"]), "clip", "diffusers"))
@@ -34,7 +33,7 @@ def test_a_pickle_is_refused_by_name(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"svd{suffix}"
     path.write_bytes(WHOLE)
     with pytest.raises(CheckpointError, match=rf"svd\{suffix} is a pickle.*take the \.safetensors file"):
-        locate(path)
+        open_checkpoint(path)
 
 
 def test_a_pickle_under_another_name_is_not_opened_either(tmp_path: Path) -> None:
@@ -42,7 +41,7 @@ def test_a_pickle_under_another_name_is_not_opened_either(tmp_path: Path) -> Non
     (tmp_path / "plain.safetensors").write_bytes(pickle.dumps({"a": list(range(1000))}, protocol=4))
     for name in ("zip", "plain"):
         with pytest.raises(CheckpointError, match=rf"{name}\.safetensors is a pickle \(.*run any program"):
-            locate(tmp_path / f"{name}.safetensors")
+            open_checkpoint(tmp_path / f"{name}.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -83,7 +82,7 @@ def test_a_pickle_under_another_name_is_not_opened_either(tmp_path: Path) -> Non
 def test_what_the_file_is_instead_is_said(tmp_path: Path, content: bytes, sentence: str) -> None:
     path = tmp_path / "svd_xt.safetensors"
     path.write_bytes(content)
-    for use in (locate, describe, lambda path: read(path, "unet")):
+    for use in (open_checkpoint, lambda path: read(path, "unet")):
         with pytest.raises(CheckpointError, match=sentence) as caught:
             use(path)
         assert str(path) in str(caught.value)
@@ -92,18 +91,18 @@ def test_what_the_file_is_instead_is_said(tmp_path: Path, content: bytes, senten
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"nothing\.safetensors: no such file"):
-        locate(tmp_path / "nothing.safetensors")
+        open_checkpoint(tmp_path / "nothing.safetensors")
 
 
 def test_a_folder_without_weights_says_what_was_looked_for(tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointError, match=r"no weights in the folder .*unet/diffusion_pytorch_model\.safetensors"
     ):
-        locate(tmp_path)
+        open_checkpoint(tmp_path)
     (tmp_path / "unet").mkdir()
     (tmp_path / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"x")
     with pytest.raises(CheckpointError, match=r"only pickles \(diffusion_pytorch_model\.bin\)"):
-        locate(tmp_path)
+        open_checkpoint(tmp_path)
 
 
 def test_a_network_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -121,7 +120,7 @@ def test_tensors_that_belong_to_nothing_are_faults(tmp_path: Path) -> None:
         CheckpointError, match=r"optimizer\.step: expected no tensor of this name, found \[2\]"
     ):
         read(path, "clip")
-    assert describe(path).faults == ("optimizer.step: expected no tensor of this name, found [2]",)
+    assert open_checkpoint(path).faults == ("optimizer.step: expected no tensor of this name, found [2]",)
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,4 +1,4 @@
-"""``python -m weights_tools``: answers on stdout, faults in one line on stderr, exit code 2, never a traceback."""
+"""``python -m weights_tools``: answers on stdout, errors in one line on stderr, exit codes, never a traceback."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from weights_samples import random_model, sgm_file
 
 from weights_tools import cli
+from weights_tools.command import stoppable
 from weights_tools.errors import ConfigError
-from weights_tools.interrupts import stoppable
-from weights_tools.writer import save
+from weights_tools.tensor_file import save
 
 HEADS = ("--head-dim", "32", "--clip-head-dim", "16")
 
@@ -51,7 +51,7 @@ def test_inspect_and_convert_in_their_own_process(source: Path, tmp_path: Path) 
     assert "licence" in done.stdout
     done = command("inspect", tmp_path / "missing.safetensors")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"error: {tmp_path / 'missing.safetensors'}: no such file\n"
+    assert done.stderr == f"vcut-weights: error: {tmp_path / 'missing.safetensors'}: no such file\n"
 
 
 def test_inspect_prints_one_json_object(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,7 +64,7 @@ def test_inspect_prints_one_json_object(source: Path, capsys: pytest.CaptureFixt
     assert found["parts"]["clip"]["dtypes"] == ["float32"]
 
 
-def test_inspect_lists_every_fault_and_exits_with_2(
+def test_inspect_lists_every_fault_and_exits_with_1(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tensors = load_file(source)
@@ -72,7 +72,7 @@ def test_inspect_lists_every_fault_and_exits_with_2(
     tensors["first_stage_model.decoder.conv_in.bias"] = torch.zeros(3)
     tensors["stray"] = torch.zeros(1, 2)
     save(tmp_path / "bad.safetensors", tensors, {})
-    assert cli.main(["inspect", str(tmp_path / "bad.safetensors")]) == 2
+    assert cli.main(["inspect", str(tmp_path / "bad.safetensors")]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if line.startswith("fault:")] == [
         "fault: model.diffusion_model.out.0.bias: expected [32], found nothing",
@@ -101,7 +101,7 @@ def test_an_impossible_request_is_one_line(
     assert cli.main(["convert", str(source), str(out), *HEADS, *arguments]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert printed.err.startswith("error: ")
+    assert printed.err.startswith("vcut-weights: error: ")
     assert printed.err.count("\n") == 1
     assert sentence in printed.err
     assert not out.exists()
@@ -127,7 +127,7 @@ def test_an_interrupt_is_said_and_leaves_nothing(
 
     monkeypatch.setattr("weights_tools.convert.write", interrupt)
     assert cli.main(["convert", str(source), str(tmp_path / "o.safetensors"), "--to", "vcut", *HEADS]) == 2
-    assert capsys.readouterr().err == "interrupted\n"
+    assert capsys.readouterr().err == "vcut-weights: interrupted\n"
     assert [path.name for path in tmp_path.iterdir()] == ["svd_xt.safetensors"]
 
 
@@ -149,7 +149,7 @@ def test_a_signal_ends_a_conversion_as_an_interrupt_does(
     monkeypatch.setattr("weights_tools.convert.write", terminate)
     inherited = signal.signal(number, signal.SIG_DFL)  # nohup ignores SIGHUP, and so would the command
     assert cli.main(["convert", str(source), str(tmp_path / "o.safetensors"), "--to", "vcut", *HEADS]) == 2
-    assert capsys.readouterr().err == "interrupted\n"
+    assert capsys.readouterr().err == "vcut-weights: interrupted\n"
     assert [path.name for path in tmp_path.iterdir()] == ["svd_xt.safetensors"]
     assert signal.signal(number, inherited) == signal.SIG_DFL
 

@@ -10,18 +10,17 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
-from weights_samples import IMAGE_DECODER, TINY, random_model, sgm_file
+from weights_samples import IMAGE_DECODER, TINY, random_model, read, sgm_file
 
-import weights_tools.writer
+import weights_tools.tensor_file
 from vcut.config import SVDConfig
+from weights_tools.checkpoint import FOLDERS, open_checkpoint
 from weights_tools.configs import Hints, configuration, guess_name
 from weights_tools.convert import convert
-from weights_tools.describe import describe
 from weights_tools.errors import CheckpointError, ConfigError, OutputExistsError, VcutError
-from weights_tools.files import FOLDERS, read
 from weights_tools.fold import fold
 from weights_tools.structure import PARTS, Layout, Part, Structure
-from weights_tools.writer import save
+from weights_tools.tensor_file import save
 
 HINTS = Hints(head_dim=32, clip_head_dim=16)
 LAYERS = {"temporal": TINY, "image": IMAGE_DECODER}
@@ -148,7 +147,7 @@ def test_diffusers_folders_say_their_heads_and_win_over_the_guess(source: Path, 
     config["num_attention_heads"] = [2, 4, 2]
     config["num_frames"] = 14
     (tmp_path / "folder" / "unet" / "config.json").write_text(json.dumps(config))
-    made = configuration(describe(tmp_path / "folder"), HINTS)
+    made = configuration(open_checkpoint(tmp_path / "folder"), HINTS)
     assert [level["heads"] for level in made["unet"]["levels"]] == [2, 4, 2]
     assert made["frames"] == 14
 
@@ -179,7 +178,7 @@ def test_the_name_is_guessed_from_the_files(tmp_path: Path, path: str, name: str
     file = tmp_path / path
     file.parent.mkdir(parents=True, exist_ok=True)
     save(file, sgm_file(random_model()), {})
-    found = describe(file)
+    found = open_checkpoint(file)
     assert guess_name(found) == name
     made = configuration(found, HINTS)
     assert (made["name"], made["frames"]) == (name, frames)
@@ -254,7 +253,7 @@ def test_an_existing_output_is_kept_unless_overwritten(source: Path, tmp_path: P
         convert(source, out, "vcut", hints=HINTS)
     assert out.read_text() == "precious"
     convert(source, out, "vcut", hints=HINTS, overwrite=True)
-    assert describe(out).faults == ()
+    assert open_checkpoint(out).faults == ()
 
 
 def test_the_input_is_never_the_output_nor_inside_it_nor_around_it(source: Path, tmp_path: Path) -> None:
@@ -307,7 +306,7 @@ def test_what_a_vcut_file_says_survives_an_export(
     tensors = load_file(tmp_path / "a.safetensors")
     save(tmp_path / "b.safetensors", tensors, {"format": "vcut", "config": json.dumps(config)})
     convert(tmp_path / "b.safetensors", tmp_path / name, to)
-    assert configuration(describe(tmp_path / name)) == config
+    assert configuration(open_checkpoint(tmp_path / name)) == config
 
 
 @pytest.mark.parametrize(
@@ -321,7 +320,12 @@ def test_what_a_vcut_file_says_survives_an_export(
         ("image_encoder/config.json", {"num_attention_heads": [4]}, CheckpointError, "expected a positive"),
         ("vae/config.json", {"scaling_factor": "1"}, CheckpointError, "scaling_factor = '1', expected"),
         ("vae/config.json", {"norm_num_groups": 16}, ConfigError, "norm_num_groups = 16, expected 32"),
-        ("vcut.json", {"fps": "7"}, CheckpointError, "vcut.json: fps is '7'"),
+        (
+            "vcut.json",
+            {"fps": "7"},
+            CheckpointError,
+            "fps is '7', expected a whole number of at least 0",
+        ),
     ],
 )
 def test_an_ill_formed_configuration_of_a_folder_is_one_line(
@@ -331,7 +335,7 @@ def test_an_ill_formed_configuration_of_a_folder_is_one_line(
     convert(tmp_path / "svd.safetensors", tmp_path / "out", "diffusers", hints=HINTS)
     (tmp_path / "out" / file).write_text(json.dumps(content))
     with pytest.raises(error, match=sentence) as caught:
-        configuration(describe(tmp_path / "out"), HINTS)
+        configuration(open_checkpoint(tmp_path / "out"), HINTS)
     assert "\n" not in str(caught.value)
 
 
@@ -352,8 +356,10 @@ def test_an_interrupted_conversion_leaves_nothing(
 def test_too_little_room_is_said_before_writing(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = weights_tools.writer.shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(weights_tools.writer.shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    usage = weights_tools.tensor_file.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(
+        weights_tools.tensor_file.shutil, "disk_usage", lambda path: usage._replace(free=1000)
+    )
     with pytest.raises(VcutError, match=r"out\.safetensors needs [\d,]+ bytes, the disk has 1,000 left"):
         convert(source, tmp_path / "out.safetensors", "vcut", hints=HINTS)
     assert not (tmp_path / "out.safetensors").exists()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from goldens_io import manifest
 
-from weights_tools.files import ROUTES, SGM_UNUSED
+from weights_tools.checkpoint import ROUTES, SGM_UNUSED
 from weights_tools.infer import infer
 from weights_tools.layouts import Shape, entries
 from weights_tools.remap import from_layout, to_layout
@@ -20,7 +20,7 @@ from weights_tools.structure import (
     UNetStructure,
     VAEStructure,
 )
-from weights_tools.writer import header
+from weights_tools.tensor_file import header
 
 PUBLISHED_FILES: dict[tuple[Part, Layout], str] = {
     ("unet", "diffusers"): "hf_unet",

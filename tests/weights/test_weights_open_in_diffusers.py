@@ -12,7 +12,7 @@ from weights_tools.configs import Hints
 from weights_tools.convert import convert
 from weights_tools.remap import to_layout
 from weights_tools.structure import Part, Structure
-from weights_tools.writer import save
+from weights_tools.tensor_file import save
 
 pytestmark = pytest.mark.parity
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from weights_tools.atomic import Replaceable, replacing
 from weights_tools.errors import OutputExistsError, VcutError
+from weights_tools.outputs import Replaceable, replacing
 
 
 def names(folder: Path) -> list[str]:

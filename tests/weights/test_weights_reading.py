@@ -9,15 +9,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from weights_samples import IMAGE_DECODER, TINY, random_model, sgm_file
+from weights_samples import IMAGE_DECODER, TINY, random_model, read, sgm_file
 
-import weights_tools.reader
-from weights_tools.describe import describe
-from weights_tools.files import FOLDERS, read
+import weights_tools.tensor_file
+from weights_tools.checkpoint import FOLDERS, open_checkpoint
 from weights_tools.fold import fold
 from weights_tools.remap import to_layout
 from weights_tools.structure import PARTS, Layout, Part
-from weights_tools.writer import save
+from weights_tools.tensor_file import save
 
 MODEL = random_model()
 
@@ -81,7 +80,7 @@ def test_a_unet_is_folded_and_cast_while_it_is_read(checkpoints: dict[Layout, Pa
 def test_reading_in_small_windows_reads_the_same(
     checkpoints: dict[Layout, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(weights_tools.reader, "WINDOW", 100_000)
+    monkeypatch.setattr(weights_tools.tensor_file, "WINDOW", 100_000)
     state = read(checkpoints["sgm"], "unet", dtype=torch.float64)
     assert_identical(state, {key: tensor.double() for key, tensor in MODEL["unet"].items()})
 
@@ -129,7 +128,7 @@ def test_half_precision_files_are_taken_on_request_or_when_alone(tmp_path: Path)
 @pytest.mark.parametrize("part", PARTS)
 def test_a_single_network_is_recognised_by_itself(tmp_path: Path, layout: Layout, part: Part) -> None:
     save(tmp_path / "part.safetensors", to_layout(MODEL[part], part, layout), {})
-    found = describe(tmp_path / "part.safetensors")
+    found = open_checkpoint(tmp_path / "part.safetensors")
     assert (found.layout, list(found.parts), found.faults) == (layout, [part], ())
     assert_identical(read(tmp_path / "part.safetensors", part), MODEL[part])
 
@@ -140,15 +139,15 @@ def test_a_component_folder_is_a_checkpoint_too(checkpoints: dict[Layout, Path])
 
 @pytest.mark.parametrize("layout", ["sgm", "diffusers", "vcut"])
 def test_a_description_counts_tensors_and_parameters(checkpoints: dict[Layout, Path], layout: Layout) -> None:
-    found = describe(checkpoints[layout])
+    found = open_checkpoint(checkpoints[layout])
     assert found.layout == layout
     assert found.faults == found.missing_parts == ()
     assert {part: description.structure for part, description in found.parts.items()} == TINY
     for part, description in found.parts.items():
         assert description.parameters == sum(tensor.numel() for tensor in MODEL[part].values())
         assert description.dtypes == ("float32",)
-    used = sum(description.keys for description in found.parts.values())
-    assert found.unused == (len(sgm_file(MODEL)) - used if layout == "sgm" else 0)
+    used = sum(len(description.tensors) for description in found.parts.values())
+    assert len(found.unused) == (len(sgm_file(MODEL)) - used if layout == "sgm" else 0)
 
 
 def test_networks_that_do_not_fit_together_are_a_fault(tmp_path: Path) -> None:
@@ -156,7 +155,7 @@ def test_networks_that_do_not_fit_together_are_a_fault(tmp_path: Path) -> None:
     clip = dict(MODEL["clip"])
     clip["proj.weight"] = torch.zeros(40, 64)
     save(tmp_path / "model.safetensors", {**flat, **{f"clip.{k}": t for k, t in clip.items()}}, {})
-    assert describe(tmp_path / "model.safetensors").faults == (
+    assert open_checkpoint(tmp_path / "model.safetensors").faults == (
         "the unet takes a context of 48 numbers, clip makes 40",
     )
 
@@ -181,7 +180,7 @@ def test_views_shared_and_strided_tensors_are_written_in_full(tmp_path: Path) ->
         "f8": base.to(torch.float8_e4m3fn),
     }
     save(tmp_path / "views.safetensors", tensors, {"format": "pt", "note": "ü"})
-    reader = weights_tools.reader.Reader(tmp_path / "views.safetensors")
+    reader = weights_tools.tensor_file.Reader(tmp_path / "views.safetensors")
     for name, tensor in tensors.items():
         assert torch.equal(reader[name].float(), tensor.float()), name
     assert json.loads((tmp_path / "views.safetensors").read_bytes()[8:].split(b"}")[0] + b"}}")[

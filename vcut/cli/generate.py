@@ -248,10 +248,9 @@ def _configuration(args: argparse.Namespace) -> SVDConfig:
     """The model's configuration, of a file or a folder by its headers alone."""
     if args.model in CONFIGS:
         return CONFIGS[args.model]
-    from vcut import hub
-    from vcut.loading import config_of
+    from vcut.loading import find
 
-    return config_of(hub.find(args.model), args.model, args.variant)
+    return find(args.model, variant=args.variant).config
 
 
 def _silent(line: str) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from vcut.errors import ConfigError, MediaError, NotFiniteError, OutputExistsError
 from vcut.media import images
-from weights_tools.atomic import replacing
+from weights_tools.outputs import replacing
 
 FORMATS = ("mp4", "gif", "webp", "png")
 """What a clip can be written as; ``png`` is a folder of frames."""

@@ -31,10 +31,10 @@ def replacing(
     folder, and a folder only if it holds nothing but ``replaceable`` files.
 
     Args:
-        path: Where to.
-        overwrite: Replace what is there.
-        replaceable: For folders: what the old one may hold, also checked at the start. By default the files of the
-            new one and others that differ from those only in numbers (008.png of a clip that was longer).
+        path: the file or folder to make.
+        overwrite: replace what is there.
+        replaceable: which files the old folder may hold, also checked at the start; by default those of the new one
+            and others that differ from those only in numbers (008.png of a clip that was longer).
 
     Raises:
         OutputExistsError: ``path`` exists and ``overwrite`` is false, or it is not to be replaced; checked at the
@@ -70,14 +70,14 @@ def replacing(
 
 
 def check_file(path: Path, overwrite: bool) -> None:
-    """Raise now what :func:`replacing` would raise about a file at ``path``, but for a folder not writable."""
+    """Raise now what :func:`replacing` would raise about a file at ``path``. Permissions are not looked at."""
     _check_target(path, overwrite)
     if path.is_dir():
         raise OutputExistsError(f"{path} is a folder and is not overwritten by a file")
 
 
 def check_folder(path: Path, overwrite: bool, replaceable: Replaceable) -> None:
-    """:func:`check_file` for a folder at ``path``."""
+    """Raise now what :func:`replacing` would raise about a folder at ``path``."""
     _check_target(path, overwrite)
     if not os.path.lexists(path):
         return
@@ -92,7 +92,7 @@ def check_folder(path: Path, overwrite: bool, replaceable: Replaceable) -> None:
 
 
 def _contents(folder: Path) -> Iterator[PurePath]:
-    """The paths in ``folder`` of all files in it, however deep; a link is a file, whatever it leads to."""
+    """Paths of all files in ``folder``, however deep. A link counts as a file, whatever it leads to."""
     for entry in folder.iterdir():
         if entry.is_dir() and not entry.is_symlink():
             yield from (PurePath(entry.name) / inner for inner in _contents(entry))
@@ -101,7 +101,7 @@ def _contents(folder: Path) -> Iterator[PurePath]:
 
 
 def _alike(new: Path) -> Replaceable:
-    """Holds for files that ``new`` has too, under the same name up to the numbers in it."""
+    """Test of a file: whether ``new`` has one of the same name, up to the numbers in it."""
 
     def pattern(file: PurePath) -> str:
         return re.sub(r"\d+", "0", str(file))
