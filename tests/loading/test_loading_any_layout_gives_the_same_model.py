@@ -9,25 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 from micro import MICRO, micro
+from model_files import write
 
 import vcut
 from vcut.config import PRESETS, SVD, SVD_XT, SVD_XT_1_1, TINY, SVDConfig
 from vcut.errors import CheckpointError, ConfigError
 from vcut.pipeline import Pipeline
 from weights_tools.cli import main as weights
-from weights_tools.tensor_file import save
 
 PICTURE = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
 CONFIG = dataclasses.replace(MICRO, name="mine", fps=9)
-
-
-def write(pipe: Pipeline, path: Path) -> None:
-    state = {
-        f"{part}.{name}": tensor
-        for part in ("unet", "vae", "clip")
-        for name, tensor in getattr(pipe, part).state_dict().items()
-    }
-    save(path, state, {"format": "vcut", "config": json.dumps(pipe.config.to_dict())})
 
 
 @pytest.fixture(scope="module")
