@@ -12,7 +12,7 @@ from model_files import write
 from safetensors.torch import load_file
 
 import vcut
-from vcut.config import Mode, SVDConfig, UNetConfig
+from vcut.config import Mode, UNetConfig
 from vcut.errors import CheckpointError, ConfigError
 from vcut.unet import UNet
 from weights_tools.cli import main as weights
@@ -63,8 +63,15 @@ def test_heads_that_nothing_tells_and_64_channels_do_not_give_are_asked_for(
 ) -> None:
     bare = folder / "bare.safetensors"
     save(bare, load_file(folder / "sgm.safetensors"), {})
-    with pytest.raises(ConfigError, match=r"channels \[32, 32\] do not divide into heads of 64"):
+    with pytest.raises(
+        ConfigError, match=r"channels \[32, 32\] do not divide into heads of 64.*--head-dim N"
+    ):
         vcut.load_unet(bare)
+    path = alone(expected, "sgm", folder / "alone.safetensors")
+    with pytest.raises(
+        ConfigError, match=r"channels \[32, 32\] do not divide into heads of 64.*config=UNetConfig"
+    ):
+        vcut.load_unet(path)
     same(vcut.load_unet(bare, config=MICRO.unet), expected)
 
 
@@ -80,7 +87,7 @@ def test_a_file_of_the_unet_by_itself(tmp_path: Path, expected: UNet, layout: La
 def test_heads_of_64_channels_where_nothing_says_otherwise(tmp_path: Path) -> None:
     config = UNetConfig.from_dict(
         {
-            **SVDConfig.to_dict(MICRO)["unet"],
+            **MICRO.to_dict()["unet"],
             "levels": [{"channels": 64, "heads": 1}, {"channels": 128, "heads": 2, "attention": False}],
         }
     )

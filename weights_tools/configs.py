@@ -284,6 +284,9 @@ def _clip_heads(s: CLIPStructure, checkpoint: Checkpoint, hints: Hints) -> int:
 
 
 def _advice(checkpoint: Checkpoint, option: str) -> str:
+    """What says the number of heads where nothing else does; only whole models can be converted."""
+    if checkpoint.missing_parts:
+        return "load_unet(..., config=UNetConfig(...))"
     return (
         f"`python -m weights_tools convert {checkpoint.path} OUT.safetensors --to vcut {option}`, and use OUT"
     )
