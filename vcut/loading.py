@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vcut import hub
 from vcut.clip import CLIPVisionEncoder
 from vcut.config import CONFIGS, CLIPConfig, Mode, Preset, SVDConfig, UNetConfig, VAEConfig, choose_preset
 from vcut.errors import CheckpointError, ConfigError
+from vcut.layers import assembled, for_inference
 from vcut.layers import pack as pack_weights
-from vcut.pipeline import Pipeline, for_inference
+from vcut.pipeline import Pipeline
 from vcut.unet import UNet, fold
 from vcut.vae import VAE
 from weights_tools.checkpoint import Checkpoint, open_checkpoint
@@ -25,7 +26,6 @@ from weights_tools.configs import Hints, configuration, unet_configuration
 from weights_tools.fold import modes
 from weights_tools.structure import PARTS, Part
 
-M = TypeVar("M", bound=nn.Module)
 N = TypeVar("N", UNet, VAE, CLIPVisionEncoder)
 
 BOXED = Path(__file__).parent / "weights" / "tiny.safetensors"
@@ -276,15 +276,3 @@ def _built(
     except RuntimeError as error:
         detail = str(error).replace("\n\t", "\n  ")
         raise CheckpointError(f"{checkpoint.path} is not of the configuration {name!r}: {detail}") from error
-
-
-def assembled(
-    kind: Callable[[Any], M],
-    config: UNetConfig | VAEConfig | CLIPConfig,
-    state: Mapping[str, Tensor],
-) -> M:
-    """A network made of the tensors themselves: none is drawn, none is copied. RuntimeError unless all fit."""
-    with torch.device("meta"):
-        network = kind(config)
-    network.load_state_dict(state, strict=True, assign=True)
-    return network

@@ -16,7 +16,8 @@ from torch import Generator, Tensor
 from vcut.clip import CLIPVisionEncoder, preprocess
 from vcut.conditioning import Conditioning, bind
 from vcut.config import Fit, Preset, SVDConfig
-from vcut.errors import ConfigError, NotFiniteError, OutOfMemoryError
+from vcut.errors import ConfigError, NotFiniteError, OutOfMemoryError, is_out_of_memory
+from vcut.layers import assembled, for_inference
 from vcut.media import images as pictures
 from vcut.sampling import (
     MEAN,
@@ -227,18 +228,8 @@ class Pipeline:
 
 def copied_to(network: N, device: torch.device) -> N:
     """An equal network on ``device``; tensors that are there already are shared."""
-    with torch.device("meta"):
-        empty = type(network)(network.config)
-    empty.load_state_dict({name: t.to(device) for name, t in network.state_dict().items()}, assign=True)
-    return for_inference(empty, device)
-
-
-def for_inference(network: N, device: torch.device) -> N:
-    """Freeze ``network`` in place and put it on ``device``, on a GPU in the activations' layout, for cuDNN."""
-    network.eval().requires_grad_(False).to(device)
-    if device.type == "cuda":  # CPU weights stay views of the file
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
-    return network
+    state = {name: tensor.to(device) for name, tensor in network.state_dict().items()}
+    return for_inference(assembled(type(network), network.config, state), device)
 
 
 @contextlib.contextmanager
@@ -247,8 +238,7 @@ def _stage(what: str, advice: str, latents: Tensor | None = None) -> Iterator[No
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        lacking = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in str(error)
-        if not lacking or isinstance(error, OutOfMemoryError):
+        if isinstance(error, OutOfMemoryError) or not is_out_of_memory(error):
             raise
         raise OutOfMemoryError(f"{what} does not fit into memory: {advice}", latents) from error
 

@@ -5,6 +5,7 @@ Shapes: b clips, f frames, h w grid, c channels. Activations are channels-last, 
 of the same memory.
 """
 
+from vcut.layers.assembly import assembled, for_inference
 from vcut.layers.conv import Conv, TemporalConv, UpsamplingConv
 from vcut.layers.linear import GEGLU, Linear
 from vcut.layers.modules import Modules
@@ -20,6 +21,8 @@ __all__ = [
     "Modules",
     "TemporalConv",
     "UpsamplingConv",
+    "assembled",
+    "for_inference",
     "is_packed",
     "pack",
 ]
