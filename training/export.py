@@ -34,13 +34,13 @@ def trained_unet(folder: Path) -> UNet:
 
 
 def configuration(unet_folder: Path) -> SVDConfig:
-    """What was trained, with the scale that its VAE's latents turned out to need."""
+    """The configuration that was trained, with the scale that its VAE's latents turned out to need."""
     scale = round(load(unet_folder / "data.pt")["scale"], 5)
     return dataclasses.replace(CONFIG, vae=dataclasses.replace(CONFIG.vae, scale=scale))
 
 
 def record(vae: Path, clip: Path, unet: Path) -> dict[str, Any]:
-    """How the networks were trained, as their runs' folders tell: steps, hours on the clock, and the loss."""
+    """The training of the networks, from their runs' folders: steps, hours on the clock, and the loss."""
     runs = {"VAE, pictures": vae / "images", "VAE, clips": vae / "clips", "CLIP": clip, "UNet": unet}
     stages = {}
     for name, folder in runs.items():

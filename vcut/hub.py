@@ -108,14 +108,14 @@ def _local(path: Path) -> Path:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what it was raised from: the Hub's client wraps the telling one in 'not found locally'."""
+    """An error and its causes in turn. The Hub's client wraps the decisive one in 'not found locally'."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
 def _advice(error: Exception, name: str, size: str, local_only: bool) -> str:
-    """What went wrong and what to do about it, in one sentence."""
+    """One sentence: what went wrong and what to do about it."""
     from huggingface_hub import errors
 
     repository, page = REPOSITORIES[name], f"https://huggingface.co/{REPOSITORIES[name]}"
@@ -169,7 +169,7 @@ def _status(error: BaseException) -> int | None:
 def _is_network(error: BaseException) -> bool:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    # by name, for the Hub's client has changed its HTTP library twice
+    # compared by name: the Hub's client has changed its HTTP library twice
     return isinstance(error, LocalEntryNotFoundError | ConnectionError) or type(error).__name__ in (
         "ConnectError",
         "ConnectionError",

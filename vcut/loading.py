@@ -36,7 +36,7 @@ NOTE = "tiny is the small model in the box: it knows six moving shapes of 32x32 
 
 @dataclass(frozen=True)
 class Found:
-    """A model that was found and opened; of its tensors none has been read yet.
+    """A model that was found and opened, none of its tensors read yet.
 
     ``name`` is what the user called it.
     """

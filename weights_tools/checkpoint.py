@@ -37,7 +37,7 @@ from weights_tools.structure import (
 from weights_tools.tensor_file import PICKLES, Header, Reader, read_header
 
 Routes = tuple[tuple[str, Part, str], ...]
-"""Prefix in a whole checkpoint, the network it belongs to, prefix within the network."""
+"""Triples: prefix in a whole checkpoint, the network it belongs to, prefix within the network."""
 
 ROUTES: dict[Layout, Routes] = {
     "sgm": (
@@ -79,7 +79,7 @@ SETTINGS = "vcut.json"
 
 @dataclass(frozen=True)
 class Stored:
-    """The place of one tensor: its file and its name there; and what the header says of it."""
+    """One tensor as stored: its file, its name there, its shape and its dtype."""
 
     file: Path
     key: str
@@ -165,7 +165,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint whose headers have been read; :func:`open_checkpoint` makes one.
+    """A checkpoint whose headers have been read, as :func:`open_checkpoint` makes it.
 
     ``unused`` are tensors that are known and not needed, ``unknown`` those that belong to nothing, both under their
     names in the file. ``configs`` are the config.json files of a diffusers checkpoint, ``settings`` its

@@ -115,7 +115,7 @@ def unet_configuration(checkpoint: Checkpoint, hints: Hints | None = None) -> di
 
 
 def guess_name(checkpoint: Checkpoint) -> str:
-    """``svd``, ``svd-xt`` or ``svd-xt-1-1``, by the name of the file or folder or the Hub's cache; else that name."""
+    """The published name in a path or in that of the Hub's cache, such as ``svd-xt``; else the file's own name."""
     path = Path(checkpoint.path).absolute()
     for name in (path.name, *(part for part in path.parts if part.startswith("models--"))):
         if match := _NAME.search(name.lower()):
@@ -284,7 +284,7 @@ def _clip_heads(s: CLIPStructure, checkpoint: Checkpoint, hints: Hints) -> int:
 
 
 def _advice(checkpoint: Checkpoint, option: str) -> str:
-    """What says the number of heads where nothing else does; only whole models can be converted."""
+    """The way to say a number of heads that nothing else says. Only whole models can be converted."""
     if checkpoint.missing_parts:
         return "load_unet(..., config=UNetConfig(...))"
     return (

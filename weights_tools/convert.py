@@ -38,7 +38,7 @@ LEFT_OUT = (
     "remains of CLIP's text tower; the official loader reports them as missing and does without"
 )
 
-# Where sgm keeps a second copy of what vcut has once: the first stage's own encoder
+# sgm stores the encoder twice, in the conditioner and in the first stage; vcut stores it once.
 _SGM_COPIES = {
     "conditioner.embedders.3.encoder.encoder.": "first_stage_model.encoder.",
     "conditioner.embedders.3.encoder.quant_conv.": "first_stage_model.quant_conv.",
@@ -139,9 +139,9 @@ def _contents(
 
 
 def _sgm_file(exported: Mapping[Part, Lazy], unused: Tensors) -> Lazy:
-    """All networks under sgm's names, and what that layout has twice.
+    """All networks under sgm's names, with the copies that this layout has.
 
-    What an sgm source has besides, and vcut does not use, is carried over.
+    Tensors of an sgm source that vcut does not use are carried over.
     """
     makers = {
         whole_name(ROUTES["sgm"], part, name): make

@@ -63,7 +63,7 @@ def fold(state: Mapping[str, Tensor], tca: Mode, sca: Mode) -> dict[str, Tensor]
 
 
 def recipe(names: Collection[str], tca: Mode, sca: Mode) -> dict[str, tuple[str, ...]]:
-    """What :func:`fold` makes each tensor of its result from: name -> one name to pass on, or two to multiply.
+    """Sources of each tensor that :func:`fold` makes: name -> one name to pass on, or two to multiply.
 
     Raises:
         ConfigError: as :func:`fold`.

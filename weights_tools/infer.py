@@ -1,8 +1,12 @@
 """Reading a network's structure off the names and shapes of its tensors, in any layout.
 
-Two steps, neither of which looks for a particular key, so that a damaged file still shows what it was meant to be:
-the skeleton (how many levels, layers, blocks) is the one with most of its modules in the file and fewest missing;
-then every number (channels, context width) is put to the vote of all axes that should have it.
+Three callers need it beyond the published sizes, which are recognised at once: single files of other sizes that carry
+no configuration (small models in the sgm layout, a UNet by itself); damaged files, whose faults are named against the
+structure that they were meant to have; and configurations that come with weights, which are checked against it.
+
+It takes two steps. Neither looks for a particular key, so that a damaged file still shows its structure. First comes
+the skeleton (how many levels, layers, blocks): the one with most of its modules in the file and fewest missing. Then
+every number (channels, context width) is put to the vote of all axes that should have it.
 """
 
 from __future__ import annotations
@@ -42,7 +46,7 @@ _FORMS: tuple[Mode, ...] = (True, "linear_cached", False)
 
 
 def infer(shapes: Mapping[str, Shape], part: Part, layout: Layout) -> Structure:
-    """The structure that explains ``shapes``, the part-local names and shapes of one network, best."""
+    """The structure that explains best the part-local names and ``shapes`` of one network."""
     known = _known(shapes, part, layout)
     for structure in known:  # a published checkpoint is recognised at once
         if dict(entry.stored(layout)[::2] for entry in entries(structure)) == shapes:
@@ -74,7 +78,7 @@ def _known(names: Collection[str], part: Part, layout: Layout) -> tuple[Structur
 
 
 def _sizes(structure: Structure) -> Iterator[Structure]:
-    """Skeletons like this one of every size; resnets and resampling alone tell them apart."""
+    """Skeletons of every number of levels and layers, without attention: resnets and resampling tell the size."""
     if isinstance(structure, CLIPStructure):
         yield from (replace(structure, layers=n) for n in range(1, _MAX_LAYERS + 1))
         return
@@ -89,7 +93,7 @@ def _sizes(structure: Structure) -> Iterator[Structure]:
 
 
 def _neighbours(structure: Structure, layout: Layout) -> Iterator[Structure]:
-    """Skeletons that differ in one thing, and the same one."""
+    """The skeleton itself, and all that differ from it in one thing."""
     yield structure
     if not isinstance(structure, UNetStructure):
         return
@@ -104,12 +108,12 @@ def _neighbours(structure: Structure, layout: Layout) -> Iterator[Structure]:
 
 
 def _resized(values: tuple[Any, ...], n: int) -> tuple[Any, ...]:
-    """``n`` values: those of the first levels and, however many levels there are, the last one's at the end."""
+    """The values of ``n`` levels: the first ones as they are, then the last one as often as needed."""
     return values[: n - 1] + (values[-1],) * (n - len(values[: n - 1]))
 
 
 def _measure(skeleton: Structure, shapes: Mapping[str, Shape], part: Part, layout: Layout) -> Structure:
-    """``skeleton`` with its numbers read off ``shapes``: each is what most of its axes say."""
+    """``skeleton`` with its numbers read off ``shapes``: each is the size that most of its axes have."""
     marks = iter(_MARKS)
     marked: dict[str, Any] = {}
     for field in _NUMBERS[part]:

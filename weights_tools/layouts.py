@@ -20,7 +20,7 @@ Shape = tuple[int, ...]
 
 
 class Form(Enum):
-    """How a layout stores a tensor of vcut's."""
+    """The form in which a layout stores one of vcut's tensors."""
 
     SAME = "as vcut does"
     VOLUME = "[o, i, 3, 1] as the 3-D convolution [o, i, 3, 1, 1]"

@@ -19,7 +19,7 @@ from weights_tools.structure import Layout, Part, Structure, UNetStructure
 LISTED = 50
 """How many faults an error spells out."""
 
-# Buffers that a file may have or not: they hold the numbers 0, 1, 2...
+# Buffers that a file may have or not; they hold the numbers 0, 1, 2... and are not needed.
 _OPTIONAL = {("clip", "diffusers"): "vision_model.embeddings.position_ids"}
 
 _THIRDS = (Form.THIRD_1, Form.THIRD_2, Form.THIRD_3)
@@ -53,7 +53,7 @@ class Lazy(Mapping[str, Tensor]):
 
 
 class Fault(NamedTuple):
-    """What is wrong with one tensor: its shape as ``expected`` and as ``found``.
+    """A tensor that is wrong: its shape as ``expected`` and as ``found``.
 
     ``expected`` is None if there should be no such tensor, ``found`` if there is none.
     """

@@ -1,4 +1,4 @@
-"""What distinguishes one checkpoint's tensors from another's: a few numbers per network."""
+"""The few numbers per network that distinguish one checkpoint's tensors from another's."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ PUBLISHED: dict[Part, Structure] = {"unet": UNetStructure(), "vae": VAEStructure
 
 
 def reformed(structure: Structure, tca: Mode | None, sca: Mode | None) -> Structure:
-    """The same UNet with other forms of its cross-attentions; None leaves one, and other networks are left alone."""
+    """The same structure with other modes of a UNet's cross-attentions, where they are given."""
     if not isinstance(structure, UNetStructure):
         return structure
     tca, sca = structure.tca if tca is None else tca, structure.sca if sca is None else sca

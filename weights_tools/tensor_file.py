@@ -189,7 +189,7 @@ def _truncated(path: Path, size: int, expected: str) -> str:
 
 
 def _what_it_is(path: Path, size: int, start: bytes) -> str:
-    """What a file is that does not begin with the length of a header."""
+    """A sentence about a file that does not begin with the length of a header: what it is, and what to do."""
     if size == 0:
         return f"{path} is empty: download it again"
     if start.startswith(b"version "):
@@ -234,7 +234,7 @@ def save(
 
 
 def specs(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.dtype, Shape]]:
-    """Dtype and shape of each tensor; tensors on the meta device do."""
+    """Dtype and shape of each tensor; tensors on the meta device suffice."""
     found = {}
     for name in tensors:
         tensor = tensors[name]

@@ -98,6 +98,7 @@ def test_each_status_has_its_advice(
         (OSError(errno.ENOSPC, "No space left on device"), None, {}, "the disk is full: svd-xt needs 9.0 GB"),
         (RuntimeError("IO Error: No space left on device (os error 28)"), None, {}, "the disk is full"),
         (OSError(errno.ENOSPC, "x"), None, {"variant": "fp16"}, "needs 4.5 GB"),
+        (OSError(errno.ENOSPC, "x"), None, {"parts": ["unet"]}, "needs 6.1 GB"),
         (PermissionError(errno.EACCES, "Permission denied"), None, {}, "HF_HOME"),
         (ValueError("something\nnew"), None, {}, "could not be fetched (ValueError: something)"),
         (ValueError(), None, {}, "could not be fetched (ValueError)"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from micro import MICRO, micro
@@ -126,6 +127,21 @@ def test_nothing_of_vae_and_clip_is_read(
     same(vcut.load_unet(tmp_path / "diffusers"), expected)
     with pytest.raises(CheckpointError, match="is not a"):
         vcut.load(tmp_path / "diffusers")
+
+
+def test_of_a_repository_the_unet_alone_is_fetched(
+    folder: Path, tmp_path: Path, expected: UNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patterns: list[str] = []
+
+    def download(repository: str, *, allow_patterns: list[str], **options: object) -> str:
+        patterns.extend(allow_patterns)
+        (tmp_path / "unet").symlink_to(folder / "diffusers" / "unet")
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    same(vcut.load_unet("svd-xt"), expected)
+    assert patterns == ["unet/config.json", "unet/diffusion_pytorch_model.safetensors", "LICENSE*"]
 
 
 @pytest.mark.parametrize(
