@@ -1,10 +1,9 @@
-"""``vcut --version``, and with ``--verbose`` what a bug report needs: versions, processor, threads and devices."""
+"""``vcut --version``; with ``--verbose``, what a bug report needs: versions, processor, threads and devices."""
 
 from __future__ import annotations
 
 import argparse
 import platform
-import sys
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -14,6 +13,8 @@ from vcut.errors import ConfigError
 
 NEEDED = ("torch", "safetensors", "einops", "numpy", "huggingface_hub", "tqdm")
 OPTIONAL = ("av", "pillow", "diffusers", "transformers")
+FIRST_WITH_BFLOAT16 = 8
+"""Compute capability of the first CUDA devices with bfloat16 arithmetic of their own."""
 GIB = 2**30
 
 
@@ -40,19 +41,19 @@ def shown(args: argparse.Namespace) -> bool:
 
 
 def report() -> Iterator[str]:
-    """Lines of the report. A library that is missing or does not import is named, not raised."""
+    """Lines of the report. A library that is missing, or a torch that does not load, is one of them."""
     yield f"vcut {__version__}"
-    yield f"{'Python':<16} {platform.python_version()} ({platform.python_implementation()})"
-    yield f"{'platform':<16} {platform.platform()}"
+    yield _line("Python", f"{platform.python_version()} ({platform.python_implementation()})")
+    yield _line("platform", platform.platform())
     for name in NEEDED:
-        yield f"{name:<16} {installed(name) or 'missing'}"
+        yield _line(name, installed(name) or "missing")
     for name in OPTIONAL:
-        yield f"{name:<16} {installed(name) or 'not installed (optional)'}"
+        yield _line(name, installed(name) or "not installed (optional)")
     try:
-        yield from _processors()
-    except Exception as error:  # noqa: BLE001 - a broken torch is what this report is for
-        first_line = next(iter(str(error).splitlines()), "")
-        yield f"{'devices':<16} unknown: torch fails with {type(error).__name__}: {first_line}"
+        yield from _devices()
+    except Exception as error:
+        message = next(iter(str(error).splitlines()), "")
+        yield _line("devices", f"unknown: {type(error).__name__}: {message}")
 
 
 def installed(name: str) -> str | None:
@@ -63,31 +64,38 @@ def installed(name: str) -> str | None:
         return None
 
 
-def _processors() -> Iterator[str]:
-    """Lines about the CPU and the other devices, as torch sees them."""
+def _devices() -> Iterator[str]:
+    """Lines about the processor and the other devices, as torch sees them."""
     import torch
 
-    from vcut import runtime
+    from vcut.kernels import runtime
 
-    own = [name for name in ("bfloat16", "float16") if not runtime.is_emulated(getattr(torch, name))]
-    yield f"{'CPU':<16} {_processor_name()}, {torch.backends.cpu.get_cpu_capability()}"
-    yield f"{'CPU arithmetic':<16} {', '.join(['float32', *own])}"
-    yield f"{'threads':<16} {torch.get_num_threads()} in an operation, {torch.get_num_interop_threads()} between"
-    yield f"{'CUDA of torch':<16} {torch.version.cuda or torch.version.hip or 'none: a build for the CPU'}"
+    fast = [name for name in ("bfloat16", "float16") if not runtime.is_emulated(getattr(torch, name))]
+    yield _line("processor", f"{_processor()}, {torch.backends.cpu.get_cpu_capability()}")
+    yield _line("arithmetic", ", ".join(["float32", *fast]))
+    yield _line(
+        "threads", f"{torch.get_num_threads()}, and {torch.get_num_interop_threads()} between operations"
+    )
+    yield _line("CUDA", torch.version.cuda or torch.version.hip or "none: this torch is built for the CPU")
     for index in range(torch.cuda.device_count()):
-        device = torch.cuda.get_device_properties(index)
-        dtypes = ["float32", "float16", *(["bfloat16"] if device.major >= 8 else [])]
-        yield (
-            f"{f'cuda:{index}':<16} {device.name}, {device.total_memory / GIB:.1f} GiB, "
-            f"compute capability {device.major}.{device.minor}, {', '.join(dtypes)}"
+        card = torch.cuda.get_device_properties(index)
+        dtypes = ["float32", "float16"] + (["bfloat16"] if card.major >= FIRST_WITH_BFLOAT16 else [])
+        yield _line(
+            f"cuda:{index}",
+            f"{card.name}, {card.total_memory / GIB:.1f} GiB, compute capability {card.major}.{card.minor}, "
+            + ", ".join(dtypes),
         )
-    yield f"{'mps':<16} {'available' if torch.backends.mps.is_available() else 'not available'}"
+    yield _line("mps", "available" if torch.backends.mps.is_available() else "not available")
 
 
-def _processor_name() -> str:
+def _line(name: str, text: str) -> str:
+    return f"{name:<16} {text}"
+
+
+def _processor() -> str:
     """Name of the processor. Linux says it in a file; elsewhere the platform module has it."""
     cpuinfo = Path("/proc/cpuinfo")
-    if sys.platform.startswith("linux") and cpuinfo.exists():
+    if cpuinfo.exists():
         for line in cpuinfo.read_text().splitlines():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()

@@ -311,7 +311,7 @@ def _pillow(path: str | Path) -> ModuleType:
     try:
         from PIL import Image
     except ImportError as error:
-        raise MediaError(f"{path}: this needs Pillow: pip install 'vcut[media]'") from error
+        raise MediaError(f"{path}: this needs Pillow: pip install pillow") from error
     return Image
 
 
@@ -319,7 +319,7 @@ def _pyav(path: str | Path) -> Any:
     try:
         import av
     except ImportError as error:
-        raise MediaError(f"{path}: video needs PyAV: pip install 'vcut[media]'; .gif does not") from error
+        raise MediaError(f"{path}: video needs PyAV: pip install av; .gif does not") from error
     return av
 
 

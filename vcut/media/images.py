@@ -174,7 +174,7 @@ def _open(path: Path) -> NDArray[Any]:
     try:
         import PIL.Image  # noqa: F401
     except ImportError as error:
-        raise MediaError(f"{path}: reading pictures needs Pillow: pip install 'vcut[media]'") from error
+        raise MediaError(f"{path}: reading pictures needs Pillow: pip install pillow") from error
     path = path.expanduser()
     if path.is_dir():
         raise MediaError(f"{path} is a folder, expected a picture")
