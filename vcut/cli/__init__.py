@@ -11,8 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from vcut import __version__
-from vcut.cli import audit, cost, generate
+from vcut.cli import audit, cost, generate, version
 from vcut.errors import is_out_of_memory
 from weights_tools import command
 
@@ -33,10 +32,10 @@ def _parser() -> argparse.ArgumentParser:
         description="Stable Video Diffusion, and VCUT, the training-free cut of its computation.",
         epilog="Each command explains itself: vcut generate --help",
     )
-    parser.add_argument("--version", action="version", version=f"vcut {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for subcommand in (generate, audit, cost):
         subcommand.add(commands)
+    version.add(parser, commands.choices.values())
     return parser
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -18,26 +18,33 @@ FIRST_WITH_BFLOAT16 = 8
 GIB = 2**30
 
 
-def add(parser: argparse.ArgumentParser) -> None:
-    """Add ``--version`` and ``--verbose``, and the answer to a command line without a command."""
+Run = Callable[[argparse.Namespace], int | None]
+"""What a command does with its parsed arguments."""
+
+
+def add(parser: argparse.ArgumentParser, subcommands: Iterable[argparse.ArgumentParser]) -> None:
+    """Add ``--version`` and ``--verbose`` before a subcommand, and the answer to a line that names none."""
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     parser.add_argument(
         "--verbose", action="store_true", help="with --version: name libraries and devices too"
     )
-    parser.set_defaults(run=lambda _: parser.error("the following arguments are required: COMMAND"))
+    parser.set_defaults(run=_first(lambda _: parser.error("the following arguments are required: COMMAND")))
+    for subcommand in subcommands:
+        subcommand.set_defaults(run=_first(subcommand.get_default("run")))
 
 
-def shown(args: argparse.Namespace) -> bool:
-    """Print the version if it was asked for. Return whether it was, so that nothing else runs.
+def _first(run: Run) -> Run:
+    """Answer ``--version`` where it is given; otherwise run what follows it."""
 
-    Raises:
-        ConfigError: ``--verbose`` without ``--version``.
-    """
-    if args.verbose and not args.version:
-        raise ConfigError("--verbose needs --version: vcut --version --verbose")
-    if args.version:
-        print(*(report() if args.verbose else [f"vcut {__version__}"]), sep="\n")
-    return bool(args.version)
+    def answer(args: argparse.Namespace) -> int | None:
+        if args.version:
+            print(*(report() if args.verbose else [f"vcut {__version__}"]), sep="\n")
+            return None
+        if args.verbose:
+            raise ConfigError("--verbose needs --version: vcut --version --verbose")
+        return run(args)
+
+    return answer
 
 
 def report() -> Iterator[str]:
