@@ -14,7 +14,8 @@ from vcut.layers import Linear
 def sinusoid(values: Tensor, dim: int) -> Tensor:
     """Embed ``values [...]`` as ``[..., dim]``: cosines first, then sines, in float32.
 
-    Frequencies are ``10000^(-i / half)`` for ``i = 0 .. half - 1``, as in the official code.
+    Frequencies are ``10000^(-i / half)`` for ``i = 0 .. half - 1``. Like the official code this computes in float32,
+    so the last bit is that of the device's exp, cos and sin.
     """
     half = dim // 2
     steps = torch.arange(half, dtype=torch.float32, device=values.device)
