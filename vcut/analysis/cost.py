@@ -1,28 +1,38 @@
 """What a run costs: parameters, multiply-accumulates (MACs) and memory, before any weight is loaded.
 
-Two countings stand side by side: linear and convolution layers only, which is the paper's (Taghipour et al.,
-arXiv 2407.19205), and the same with the products of attention. So do two ways of computing: *as vcut computes*
-and *as published*, where the published code repeats some projections (:func:`vcut.analysis.counting.unet_counts`).
-Savings compare like with like: as published, on both sides. The paper's own counting has LayerNorms in
-it besides; its saving is there too, under its name.
+Two ways of counting stand side by side. *Layers* are linear and convolution layers only, as the paper counts
+(Taghipour et al., arXiv 2407.19205); *+ products* adds the matrix products of attention. The paper's own counting
+also has LayerNorms in it: its saving is listed under the name "paper".
+
+There are also two ways of computing: *as vcut computes it*, and *as published*, where the published code repeats
+some projections (:func:`vcut.analysis.counting.unet_counts`). Savings are taken with both sides as published.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-from vcut.analysis.counting import Count, Network, UNetCounts, clip_network, total, unet_counts, vae_networks
+from vcut.analysis.counting import (
+    Count,
+    NetworkCount,
+    UNetCounts,
+    clip_network,
+    total,
+    unet_counts,
+    vae_networks,
+)
 from vcut.analysis.memory import Memory, estimate
-from vcut.analysis.text_table import Table
-from vcut.config import PRESETS, Mode, Preset, SVDConfig, UNetConfig, check_mode
-from vcut.errors import ConfigError
-from vcut.sampling import Summary, plan, summarize
-from vcut.sampling.schedule import check_steps
-from vcut.settings import check_size
+from vcut.analysis.text_table import Column, Table, table
+from vcut.config import Mode, Preset, SVDConfig, UNetConfig, choose_preset
+from vcut.settings import Run, Settings, resolve
+
+Row = dict[str, Any]
+"""A row of a table: its name and its exact numbers by key, as in JSON."""
 
 
 @dataclass(frozen=True)
@@ -41,45 +51,54 @@ class Saving:
 
     @property
     def share(self) -> float:
-        """What is saved, of the baseline."""
+        """Share of the baseline that is saved."""
         return self.saved / self.baseline
 
 
 @dataclass(frozen=True)
 class CostReport:
-    """The bill of one clip. MACs are exact integers; ``cut`` is the first step without guidance."""
+    """The bill of one clip. MACs are exact integers.
+
+    Attributes:
+        model: the model's name.
+        preset: the form that is priced against the baseline.
+        resolved: the run, every setting filled in.
+        baseline: the UNet with softmax attention.
+        unet: the UNet in the form of the preset.
+        paper: the UNet that the paper counts in place of ``unet`` (tca=False, sca=True), if it does.
+        networks: CLIP, the VAE's encoder and its decoder.
+        memory: the memory, unless it was not asked for.
+    """
 
     model: str
-    width: int
-    height: int
-    frames: int
-    steps: int
-    preset: str
-    tca: Mode
-    sca: Mode
-    cut: int
-    summary: Summary
+    preset: Preset
+    resolved: Run
     baseline: UNetCounts
     unet: UNetCounts
-    paper: UNetCounts | None  # the form that the paper counts in place of this one: tca=False, sca=True
-    networks: tuple[Network, ...]
+    paper: UNetCounts | None
+    networks: tuple[NetworkCount, ...]
     memory: Memory | None
 
+    @property
+    def steps(self) -> int:
+        """Denoising steps of the run."""
+        return len(self.resolved.plan)
+
     def baseline_run(self, *, published: bool = True) -> Count:
-        """All UNet calls of the run as published: softmax attention, every step guided."""
-        return self._run(self.baseline, Summary(self.steps, 0, 2 * self.steps), published)
+        """MACs of all UNet calls of the published run: softmax attention, every step guided."""
+        return _calls(self.baseline, self.steps, 0, published)
 
     def run(self, *, published: bool = False) -> Count:
-        """All UNet calls of this run; as vcut computes it with the contexts projected once."""
-        return self._run(self.unet, self.summary, published)
+        """MACs of all UNet calls of this run."""
+        return _calls(self.unet, *self._steps(), published)
 
     def whole_run(self, *, baseline: bool = False) -> Count:
-        """The run with CLIP, VAE encoder and decoder: the baseline as published, this as vcut computes it."""
+        """MACs of the run with CLIP and VAE: this one as vcut computes it, or the baseline as published."""
         once = total(network.macs for network in self.networks)
         return (self.baseline_run() if baseline else self.run()) + once
 
     def savings(self) -> tuple[Saving, ...]:
-        """Against the baseline run, in every counting that applies, the UNet calls alone."""
+        """What this run saves of the baseline's UNet calls, in every counting that applies."""
         base, run = self.baseline_run(), self.run(published=True)
         method = (
             Saving("method, layers", "this form, layers only", base.layers, run.layers),
@@ -87,257 +106,186 @@ class CostReport:
         )
         if self.paper is None:
             return method
-        guided, single = self._steps(self.summary)
-        paper = self.paper.paper_call(2) * guided + self.paper.paper_call(1) * single
+        guided, single = self._steps()
+        norms = self.baseline.paper_call(2) * self.steps
+        counted = self.paper.paper_call(2) * guided + self.paper.paper_call(1) * single
+        layers = _calls(self.paper, guided, single, published=True).layers
         form = "temporal cross-attention dropped, spatial counted as trained"
         return (
-            Saving(
-                "paper",
-                f"{form}; layers and LayerNorms, as the paper's printed figures",
-                self.baseline.paper_call(2) * self.steps,
-                paper,
-            ),
-            Saving(
-                "paper, layers",
-                f"{form}; layers only",
-                base.layers,
-                self._run(self.paper, self.summary, published=True).layers,
-            ),
+            Saving("paper", f"{form}; layers and LayerNorms, as the paper's printed figures", norms, counted),
+            Saving("paper, layers", f"{form}; layers only", base.layers, layers),
             *method,
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain JSON values; MACs and bytes as integers."""
-
-        def unet(counts: UNetCounts) -> dict[str, Any]:
-            return {
-                "parameters": counts.parameters,
-                "parts": [dataclasses.asdict(part) for part in counts.parts],
-                "positions": dataclasses.asdict(counts.positions),
-                "context": dataclasses.asdict(counts.context),
-                "repeats": {name: dataclasses.asdict(count) for name, count in counts.repeats},
-                "call": {
-                    key: {str(clips): _json(counts.call(clips, published=published)) for clips in (1, 2)}
-                    for key, published in (("as_vcut", False), ("as_published", True))
-                },
-            }
-
+        """Plain JSON values: the run, and the rows of the tables with every digit."""
+        run, preset = self.resolved, self.preset
         return {
             "model": self.model,
-            "width": self.width,
-            "height": self.height,
-            "frames": self.frames,
+            "width": run.width,
+            "height": run.height,
+            "frames": run.frames,
             "steps": self.steps,
-            "preset": self.preset,
-            "tca": self.tca,
-            "sca": self.sca,
-            "cut": self.cut,
-            "summary": dataclasses.asdict(self.summary),
-            "baseline": unet(self.baseline),
-            "unet": unet(self.unet),
-            "runs": {
-                "baseline_as_published": _json(self.baseline_run()),
-                "baseline_as_vcut": _json(self.baseline_run(published=False)),
-                "as_published": _json(self.run(published=True)),
-                "as_vcut": _json(self.run()),
-                "whole_baseline_as_published": _json(self.whole_run(baseline=True)),
-                "whole_as_vcut": _json(self.whole_run()),
-            },
+            "preset": preset.name,
+            "tca": preset.tca,
+            "sca": preset.sca,
+            "cut": run.cut,
+            "summary": dataclasses.asdict(run.passes),
+            **self.rows(),
+            "memory": None if self.memory is None else dataclasses.asdict(self.memory),
+        }
+
+    def rows(self) -> dict[str, list[Row]]:
+        """Rows of the tables: of one UNet call, of whole runs, of the savings, and of the other networks."""
+        this = self.preset.name
+        return {
+            "call": self._call_rows(),
+            "runs": [
+                _row("baseline, as published", self.baseline_run()),
+                _row("baseline, as vcut computes it", self.baseline_run(published=False)),
+                _row(f"{this}, as published", self.run(published=True)),
+                _row(f"{this}, as vcut computes it", self.run()),
+                _row("baseline, with CLIP and VAE", self.whole_run(baseline=True)),
+                _row(f"{this}, with CLIP and VAE", self.whole_run()),
+            ],
             "savings": [
                 {**dataclasses.asdict(saving), "saved": saving.saved, "share": saving.share}
                 for saving in self.savings()
             ],
-            "networks": [
-                {"name": n.name, "parameters": n.parameters, **_json(n.macs)} for n in self.networks
-            ],
-            "memory": None if self.memory is None else dataclasses.asdict(self.memory),
+            "networks": [_row(each.name, each.macs, sizes=(each.parameters,)) for each in self.networks],
         }
-
-    def _run(self, unet: UNetCounts, summary: Summary, published: bool) -> Count:
-        guided, single = self._steps(summary)
-        calls = unet.call(2, published=published) * guided + unet.call(1, published=published) * single
-        if published:
-            return calls
-        kinds = (2 * bool(guided), 1 * bool(single))  # of steps, by their branches: each caches what it needs
-        return calls + unet.context * sum(kinds) + unet.positions * sum(map(bool, kinds))
-
-    @staticmethod
-    def _steps(summary: Summary) -> tuple[int, int]:
-        """Steps on both guidance branches, and steps on one."""
-        return summary.guided, summary.passes - 2 * summary.guided
 
     def tables(self) -> tuple[Table, ...]:
         """The report as tables."""
-        tables = (self._call_table(), self._run_table(), self._saving_table(), self._once_table())
-        return tables if self.memory is None else (*tables, self.memory.table())
+        this, rows = self.preset.name, self.rows()
+        call, unit = _macs(self.baseline.call(2, published=True).total)
+        run, run_unit = _macs(self.baseline_run().total, digits=1)
+        once, once_unit = _macs(max(network.macs.total for network in self.networks))
+        return (
+            table(
+                f"One UNet call on both guidance branches, {unit} MACs, of the baseline and of {this}",
+                (*_columns(call, key="baseline_"), *_columns(call, head=f"{this} ")),
+                rows["call"],
+                (
+                    "layers: linear and convolution layers only. + products: with the matrix products of attention.",
+                    "Lines with + are rows that the published code repeats in every call and vcut does not.",
+                ),
+            ),
+            table(f"The whole run, {run_unit} MACs", _columns(run)[1:], rows["runs"]),
+            table(
+                f"Saved by {this}, {run_unit} MACs of all UNet calls, both sides as published",
+                (
+                    Column("baseline", "baseline", run),
+                    Column("run", this, run),
+                    Column("saved", "saved", run),
+                    Column("share", "share", "{:.1%}".format),
+                ),
+                rows["savings"],
+                tuple(f"{saving.name}: {saving.counting}." for saving in self.savings()),
+            ),
+            table(f"Once per clip, {once_unit} MACs", _columns(once), rows["networks"]),
+            *([] if self.memory is None else [self.memory.table()]),
+        )
 
     @property
     def title(self) -> str:
         """The run in one line."""
-        cut = f"cut at step {self.cut} of {self.steps}" if self.cut <= self.steps else "no cut"
+        run, form = self.resolved, self.preset
+        cut = f"cut at step {run.cut} of {self.steps}" if run.cut <= self.steps else "no cut"
         return (
-            f"{self.model}, {self.width}x{self.height}, {self.frames} frames; preset {self.preset} "
-            f"(tca={self.tca!r}, sca={self.sca!r}), {cut}: {self.summary}"
+            f"{self.model}, {run.width}x{run.height}, {run.frames} frames; preset {form.name} "
+            f"(tca={form.tca!r}, sca={form.sca!r}), {cut}: {run.passes}"
         )
 
     def __str__(self) -> str:
         return "\n\n".join([self.title, *map(str, self.tables())])
 
     def markdown(self) -> str:
-        """As Markdown tables."""
+        """Markdown of the tables, under the title."""
         return "\n\n".join([self.title, *(table.markdown() for table in self.tables())])
 
-    def _call_table(self) -> Table:
+    def _steps(self) -> tuple[int, int]:
+        """Steps on both guidance branches, and steps on one."""
+        passes = self.resolved.passes
+        return passes.guided, passes.passes - 2 * passes.guided
+
+    def _call_rows(self) -> list[Row]:
+        """Rows of one UNet call on both branches, of the baseline and of this form."""
         base, this = self.baseline, self.unet
-        unit = _unit(base.call(2, published=True).total)
-
-        def row(
-            name: str, a: Count, b: Count, sizes: tuple[int | str, int | str] = ("", "")
-        ) -> tuple[str, ...]:
-            return (
-                name,
-                *(f"{sizes[0]:,}" if sizes[0] != "" else "", _macs(a.layers, unit), _macs(a.total, unit)),
-                *(f"{sizes[1]:,}" if sizes[1] != "" else "", _macs(b.layers, unit), _macs(b.total, unit)),
-            )
-
+        repeats = dict(this.repeats)
         rows = [
-            row(a.name, a.macs * 2, b.macs * 2, (a.parameters, b.parameters))
+            _row(a.name, b.macs * 2, a.macs * 2, (b.parameters, a.parameters))
             for a, b in zip(base.parts, this.parts, strict=True)
         ]
-        sizes = (base.parameters, this.parameters)
-        rows.append(row("= as vcut computes it", base.call(2), this.call(2), sizes))
-        repeats = dict(this.repeats)
-        rows += [row(f"+ {name}", c * 2, repeats.get(name, Count()) * 2) for name, c in base.repeats]
-        rows.append(row("+ positions of the frames, for every clip", base.positions * 2, this.positions * 2))
-        rows.append(row("= as published", base.call(2, published=True), this.call(2, published=True)))
-        rows.append(row("one branch, as vcut computes it", base.call(1), this.call(1)))
-        rows.append(row("context, once per run", base.context * 2, this.context * 2))
-        rows.append(row("positions of the frames, once per run", base.positions, this.positions))
-        columns = ("parameters", "layers", "+ products")
-        return Table(
-            f"One UNet call on both guidance branches, {unit[1]} MACs, of the baseline and of {self.preset}",
-            ("", *columns, *(f"{self.preset} {column}" for column in columns)),
-            tuple(rows),
-            (
-                "layers: linear and convolution layers only. + products: with the matrix products of attention.",
-                "Lines with + are rows that the published code repeats in every call and vcut does not.",
-            ),
-        )
-
-    def _run_table(self) -> Table:
-        unit = _unit(self.baseline_run().total)
-        rows = [
-            (name, _macs(count.layers, unit, 1), _macs(count.total, unit, 1))
-            for name, count in (
-                ("baseline, as published", self.baseline_run()),
-                ("baseline, as vcut computes it", self.baseline_run(published=False)),
-                (f"{self.preset}, as published", self.run(published=True)),
-                (f"{self.preset}, as vcut computes it", self.run()),
-                ("baseline, with CLIP and VAE", self.whole_run(baseline=True)),
-                (f"{self.preset}, with CLIP and VAE", self.whole_run()),
-            )
+        sizes = (this.parameters, base.parameters)
+        return [
+            *rows,
+            _row("= as vcut computes it", this.call(2), base.call(2), sizes),
+            *(_row(f"+ {name}", repeats.get(name, Count()) * 2, count * 2) for name, count in base.repeats),
+            _row("+ positions of the frames, for every clip", this.positions * 2, base.positions * 2),
+            _row("= as published", this.call(2, published=True), base.call(2, published=True)),
+            _row("one branch, as vcut computes it", this.call(1), base.call(1)),
+            _row("context, once per run", this.context * 2, base.context * 2),
+            _row("positions of the frames, once per run", this.positions, base.positions),
         ]
-        return Table(f"The whole run, {unit[1]} MACs", ("", "layers", "+ products"), tuple(rows))
-
-    def _saving_table(self) -> Table:
-        unit = _unit(self.baseline_run().total)
-        rows = [
-            (s.name, *(_macs(v, unit, 1) for v in (s.baseline, s.run, s.saved)), f"{s.share:.1%}")
-            for s in self.savings()
-        ]
-        return Table(
-            f"Saved by {self.preset}, {unit[1]} MACs of all UNet calls, both sides as published",
-            ("", "baseline", self.preset, "saved", "share"),
-            tuple(rows),
-            tuple(f"{s.name}: {s.counting}." for s in self.savings()),
-        )
-
-    def _once_table(self) -> Table:
-        unit = _unit(max(network.macs.total for network in self.networks))
-        rows = [
-            (n.name, f"{n.parameters:,}", _macs(n.macs.layers, unit), _macs(n.macs.total, unit))
-            for n in self.networks
-        ]
-        return Table(
-            f"Once per clip, {unit[1]} MACs", ("", "parameters", "layers", "+ products"), tuple(rows)
-        )
 
 
 def cost(
     config: SVDConfig,
     *,
-    height: int | None = None,
-    width: int | None = None,
-    frames: int | None = None,
-    steps: int = 25,
+    settings: Settings | None = None,
     preset: str | Preset = "vcut",
     tca: Mode | None = None,
     sca: Mode | None = None,
-    cut: int | Literal["preset"] | None = "preset",
-    decode_chunk: int | None = 14,
     dtype: torch.dtype = torch.float16,
     vae_dtype: torch.dtype = torch.float32,
     memory: bool = True,
+    **changes: Any,
 ) -> CostReport:
     """Price one clip on the meta device: seconds, and no memory.
 
     Args:
-        config: a model, e.g. one of ``vcut.config.CONFIGS``. Its own ``tca`` and ``sca`` do not matter.
-        height: of the frames in pixels, by default what the model was made for; so are width and frames.
-        width: in pixels.
-        frames: per clip.
-        steps: denoising steps N.
-        preset: the form to price against the baseline (softmax attention, never cut).
-        tca: another mode of temporal cross-attention than the preset's.
-        sca: another mode of spatial cross-attention than the preset's.
-        cut: the first step without guidance, 1 to N + 1; None never cuts; 'preset' follows the preset.
-        decode_chunk: frames decoded at a time; changes the memory, not the MACs.
+        config: a model, e.g. one of ``vcut.config.CONFIGS``; its own ``tca`` and ``sca`` do not matter.
+        settings: the run, by default :class:`vcut.settings.Settings` as it is. The price depends on the size, the
+            frames, the steps, the cut and the guidance, and the memory on ``decode_chunk`` too.
+        preset: the form to price against the baseline, which is the published run: softmax attention, every step
+            guided.
+        tca: mode of temporal cross-attention, by default the preset's.
+        sca: mode of spatial cross-attention, by default the preset's.
         dtype: of UNet and CLIP, for the memory.
         vae_dtype: of the VAE, for the memory.
         memory: whether to estimate the memory as well, which takes longer than the counting.
+        changes: settings by name, in place of those in ``settings``: ``frames=14``, ``cut=17``.
 
     Raises:
-        ConfigError: a setting out of range.
+        ConfigError: a setting out of range, or no such preset.
+        UnknownSettingError: a name that is no setting.
     """
-    height = config.height if height is None else height
-    width = config.width if width is None else width
-    frames = config.frames if frames is None else frames
-    check_size(height, width, config.stride)
-    for what, number in (("frames", frames), ("decode_chunk", 1 if decode_chunk is None else decode_chunk)):
-        if not isinstance(number, int) or number < 1:
-            raise ConfigError(f"{what} must be a whole number of at least 1, got {number!r}")
-    steps = check_steps(steps)
-    form, name = _form(preset, tca, sca)
-    cut = form.cut_step(steps) if cut == "preset" else cut
-    run = plan(steps, cut)
+    form = choose_preset(preset, tca, sca)
+    run = resolve((settings or Settings()).replace(**changes), config, form)
+    frames, _, height, width = run.latent
 
-    h, w = height // config.vae.stride, width // config.vae.stride
+    def unet(tca: Mode, sca: Mode) -> UNetConfig:
+        return dataclasses.replace(config.unet, tca=tca, sca=sca)
 
     def count(tca: Mode, sca: Mode) -> UNetCounts:
-        return unet_counts(_with_modes(config.unet, tca, sca), frames, h, w)
+        return unet_counts(unet(tca, sca), frames, height, width)
 
-    as_paper = form.tca is False and form.sca == "linear_cached"
+    priced = dataclasses.replace(config, unet=unet(form.tca, form.sca))
     return CostReport(
         model=config.name,
-        width=width,
-        height=height,
-        frames=frames,
-        steps=steps,
-        preset=name,
-        tca=form.tca,
-        sca=form.sca,
-        cut=steps + 1 if cut is None else cut,
-        summary=summarize(run),
+        preset=form,
+        resolved=run,
         baseline=count(True, True),
         unet=count(form.tca, form.sca),
-        paper=count(False, True) if as_paper else None,
-        networks=(clip_network(config.clip), *vae_networks(config.vae, frames, height, width)),
+        paper=count(False, True) if (form.tca, form.sca) == (False, "linear_cached") else None,
+        networks=(clip_network(config.clip), *vae_networks(config.vae, frames, run.height, run.width)),
         memory=estimate(
-            dataclasses.replace(config, unet=_with_modes(config.unet, form.tca, form.sca)),
+            priced,
             frames=frames,
-            height=h,
-            width=w,
-            decode_chunk=decode_chunk,
+            height=height,
+            width=width,
+            decode_chunk=run.settings.decode_chunk,
             dtype=dtype,
             vae_dtype=vae_dtype,
         )
@@ -346,32 +294,41 @@ def cost(
     )
 
 
-def _form(preset: str | Preset, tca: Mode | None, sca: Mode | None) -> tuple[Preset, str]:
-    """The preset with its modes replaced, and a name for it."""
-    if isinstance(preset, str):
-        if preset not in PRESETS:
-            raise ConfigError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
-        preset = PRESETS[preset]
-    form = dataclasses.replace(
-        preset, tca=preset.tca if tca is None else tca, sca=preset.sca if sca is None else sca
+def _calls(unet: UNetCounts, guided: int, single: int, published: bool) -> Count:
+    """MACs of the UNet calls of ``guided`` steps on two branches and ``single`` steps on one.
+
+    As vcut computes it, a run makes one context for its guided steps (two branches) and one for its single-branch
+    steps, and embeds the frames' positions once for each.
+    """
+    calls = unet.call(2, published=published) * guided + unet.call(1, published=published) * single
+    if published:
+        return calls
+    branches = [number for number, steps in ((2, guided), (1, single)) if steps]
+    return calls + unet.context * sum(branches) + unet.positions * len(branches)
+
+
+def _row(name: str, count: Count, baseline: Count | None = None, sizes: tuple[int, ...] = ()) -> Row:
+    """A row of MACs, with the baseline's beside them and the numbers of parameters where there are any."""
+    row: Row = {"name": name}
+    for prefix, macs, size in zip(("", "baseline_"), (count, baseline), (*sizes, None, None), strict=False):
+        if size is not None:
+            row[f"{prefix}parameters"] = size
+        if macs is not None:
+            row |= {f"{prefix}{key}": getattr(macs, key) for key in ("layers", "products", "total")}
+    return row
+
+
+def _columns(write: Callable[[int], str], *, key: str = "", head: str = "") -> Sequence[Column]:
+    """Columns of parameters and MACs; ``key`` and ``head`` stand before the columns' own."""
+    return (
+        Column(f"{key}parameters", f"{head}parameters", "{:,}".format),
+        Column(f"{key}layers", f"{head}layers", write),
+        Column(f"{key}total", f"{head}+ products", write),
     )
-    check_mode("tca", form.tca)
-    check_mode("sca", form.sca)
-    return form, preset.name if form == preset else f"{preset.name}*"
 
 
-def _with_modes(config: UNetConfig, tca: Mode, sca: Mode) -> UNetConfig:
-    return dataclasses.replace(config, tca=tca, sca=sca)
-
-
-def _json(count: Count) -> dict[str, int]:
-    return {"layers": count.layers, "products": count.products, "total": count.total}
-
-
-def _unit(largest: int) -> tuple[float, str]:
-    units = ((1e12, "tera"), (1e9, "giga"), (1e6, "mega"))
-    return next((unit for unit in units if largest >= unit[0]), (1.0, "single"))
-
-
-def _macs(value: int, unit: tuple[float, str], digits: int = 3) -> str:
-    return f"{value / unit[0]:,.{digits}f}" if value else "-"
+def _macs(largest: int, digits: int = 3) -> tuple[Callable[[int], str], str]:
+    """A function that writes MACs in the unit that fits ``largest``, and the unit's name."""
+    units = ((1e12, "tera"), (1e9, "giga"), (1e6, "mega"), (1.0, "single"))
+    size, name = next((unit for unit in units if largest >= unit[0]), units[-1])
+    return (lambda macs: f"{macs / size:,.{digits}f}" if macs else "-"), name

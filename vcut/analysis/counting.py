@@ -129,7 +129,7 @@ class UNetCounts:
 
 
 @dataclass(frozen=True)
-class Network:
+class NetworkCount:
     """Parameters of a network that runs once per clip, and the MACs of that."""
 
     name: str
@@ -233,7 +233,9 @@ def unet_call(unet: UNet, clips: int, frames: int, height: int, width: int) -> C
 
 
 @functools.cache
-def vae_networks(config: VAEConfig, frames: int, height: int, width: int) -> tuple[Network, Network]:
+def vae_networks(
+    config: VAEConfig, frames: int, height: int, width: int
+) -> tuple[NetworkCount, NetworkCount]:
     """Encoding one picture of ``height`` x ``width`` pixels, and decoding ``frames`` of them."""
     with torch.device("meta"):
         vae = VAE(config)
@@ -242,18 +244,18 @@ def vae_networks(config: VAEConfig, frames: int, height: int, width: int) -> tup
     encode = macs(lambda: vae.encode(on_meta(1, 3, height, width)))
     decode = macs(lambda: vae.decode(latents))
     return (
-        Network("VAE encoder", encoder, encode),
-        Network("VAE decoder", parameters(vae) - encoder, decode),
+        NetworkCount("VAE encoder", encoder, encode),
+        NetworkCount("VAE decoder", parameters(vae) - encoder, decode),
     )
 
 
 @functools.cache
-def clip_network(config: CLIPConfig) -> Network:
+def clip_network(config: CLIPConfig) -> NetworkCount:
     """Embedding one preprocessed picture."""
     with torch.device("meta"):
         clip = CLIPVisionEncoder(config)
     pixels = on_meta(1, 3, config.image_size, config.image_size)
-    return Network("CLIP", parameters(clip), macs(lambda: clip(pixels)))
+    return NetworkCount("CLIP", parameters(clip), macs(lambda: clip(pixels)))
 
 
 @functools.cache
