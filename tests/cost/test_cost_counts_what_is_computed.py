@@ -16,9 +16,11 @@ from vcut.analysis import counting
 from vcut.analysis.counting import PARTS, Count, build_unet, macs, on_meta, total, unet_call, unet_counts
 from vcut.clip import CLIPVisionEncoder
 from vcut.config import Level, Mode, UNetConfig
+from vcut.errors import VcutError
 from vcut.layers import Conv, TemporalConv
 from vcut.unet import UNet
 from vcut.unet.attention import CrossAttention, SelfAttention
+from vcut.unet.transformer import Block
 from vcut.vae import VAE
 
 MODES: list[tuple[Mode, Mode]] = list(itertools.product((True, "linear_cached", False), repeat=2))
@@ -117,6 +119,52 @@ def test_parts_sum_to_the_whole_and_cross_attention_is_there_only_as_softmax(tca
     assert all(part.parameters for name, part in parts.items() if "cross" not in name)
 
 
+def rename_all(blocks: nn.Module) -> None:
+    """Give every layer of every transformer block another name, in the same order."""
+    for block in blocks.modules():
+        if isinstance(block, Block):
+            layers = {f"layer_{i}": layer for i, layer in enumerate(block._modules.values())}
+            block._modules.clear()
+            block._modules.update(layers)
+
+
+@pytest.mark.parametrize(("tca", "sca"), MODES)
+def test_a_renamed_attribute_stays_in_its_part(tca: Mode, sca: Mode) -> None:
+    unet = build_unet(tiny(tca, sca))
+    before = counting.parts_of(unet)
+    rename_all(unet)
+    assert counting.parts_of(unet) == before
+    assert len({id(module) for module, part in before.items() if part == "temporal self-attention"}) > 1
+
+
+def test_a_layer_of_a_block_that_belongs_to_no_part_is_an_error() -> None:
+    unet = build_unet(tiny(True, True))
+    next(unet.transformers()).temporal[0].register_module("gate", nn.Linear(32, 32, device="meta"))
+    with pytest.raises(VcutError, match="a transformer block has a Linear, which belongs to no part"):
+        counting.parts_of(unet)
+
+
+def test_attention_outside_of_the_blocks_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Attending(nn.Module):
+        def __init__(self, conv: nn.Module) -> None:
+            super().__init__()
+            self.conv = conv
+
+        def forward(self, x: Tensor) -> Tensor:
+            rows = x.flatten(2, 3)
+            return self.conv(nn.functional.scaled_dot_product_attention(rows, rows, rows).view(x.shape))
+
+    def with_attention(config: UNetConfig) -> UNet:
+        unet = build_unet(config)
+        unet.conv_out = Attending(unet.conv_out)  # type: ignore[assignment]
+        return unet
+
+    monkeypatch.setattr(counting, "build_unet", with_attention)
+    counting._softmax_call.cache_clear()
+    with pytest.raises(VcutError, match="attention that belongs to none of its parts"):
+        unet_counts.__wrapped__(tiny(True, True), F, H, W)
+
+
 def test_published_repeats_are_the_rows_that_the_paper_s_code_adds() -> None:
     """Closed forms: 32 channels at full size, 64 at half; one transformer going down, one in the middle, two up."""
     config = tiny(True, True)
@@ -156,7 +204,7 @@ class _RealBytes(TorchDispatchMode):
 
 def test_counting_a_large_unet_allocates_nothing() -> None:
     config = UNetConfig(levels=(Level(1280, 20),), layers=1)
-    counting._softmax_modules.cache_clear()
+    counting._softmax_call.cache_clear()
     with _RealBytes() as real:
         probe = torch.zeros(10)
         counts = unet_counts.__wrapped__(config, 25, 72, 128)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import json
 from typing import Any
 
 import pytest
 
+import vcut
 from vcut.analysis.cost import CostReport, cost
 from vcut.cli import cost as cli_cost
-from vcut.config import CONFIGS, CLIPConfig, Level, SVDConfig, UNetConfig, VAEConfig
+from vcut.config import CONFIGS, CLIPConfig, Level, Preset, SVDConfig, UNetConfig, VAEConfig
 from vcut.errors import ConfigError
+from vcut.settings import Settings
 
 STEPS = 6
 SMALL = SVDConfig(
@@ -41,7 +44,7 @@ def test_every_later_cut_costs_more_by_one_single_call(preset: str) -> None:
 
 def test_the_run_is_the_sum_of_its_calls() -> None:
     report = small(cut=4)
-    assert (report.summary.guided, report.summary.cut) == (3, 3)
+    assert (report.resolved.passes.guided, report.resolved.passes.cut) == (3, 3)
     contexts = report.unet.context * 3  # both branches of the guided steps, one of the cut steps
     positions = report.unet.positions * 2  # once for both branches, once for the one
     assert report.run() == report.unet.call(2) * 3 + report.unet.call(1) * 3 + contexts + positions
@@ -70,17 +73,53 @@ def test_the_paper_counted_less_than_it_saved() -> None:
 
 def test_modes_override_the_preset_and_show_in_its_name() -> None:
     report = small("vcut", tca="linear_cached")
-    assert (report.preset, report.tca, report.sca) == ("vcut*", "linear_cached", "linear_cached")
+    assert report.preset == Preset("vcut*", "linear_cached", "linear_cached", guided_fraction=16 / 25)
     assert report.unet == small("lossless").unet
 
 
 def test_json_holds_the_exact_integers() -> None:
     report = small()
     data = json.loads(json.dumps(report.to_dict()))
-    assert data["runs"]["as_vcut"]["total"] == report.run().total
-    assert data["unet"]["call"]["as_published"]["2"]["layers"] == report.unet.call(2, published=True).layers
+    runs, calls = ({row["name"]: row for row in data[key]} for key in ("runs", "call"))
+    assert runs["vcut, as vcut computes it"]["total"] == report.run().total
+    published, unguided = report.unet.call(2, published=True), report.unet.call(1)
+    assert calls["= as published"]["layers"] == published.layers
+    assert calls["= as published"]["baseline_total"] == report.baseline.call(2, published=True).total
+    assert calls["one branch, as vcut computes it"]["products"] == unguided.products
     assert [s["saved"] for s in data["savings"]] == [s.saved for s in report.savings()]
-    assert sum(p["parameters"] for p in data["unet"]["parts"]) == report.unet.parameters
+    assert sum(calls[part.name]["parameters"] for part in report.unet.parts) == report.unet.parameters
+    assert [row["total"] for row in data["networks"]] == [n.macs.total for n in report.networks]
+
+
+def test_json_and_the_tables_have_the_same_rows() -> None:
+    report = cost(SMALL)
+    data = report.to_dict()
+    *tables, memory = report.tables()
+    for rows, table in zip(("call", "runs", "savings", "networks"), tables, strict=True):
+        assert [row["name"] for row in data[rows]] == [row[0] for row in table.rows]
+    assert report.memory is not None
+    assert data["memory"] == dataclasses.asdict(report.memory)
+    assert memory.title == "Memory"
+
+
+def test_settings_are_a_value_or_names_and_the_names_win() -> None:
+    settings = Settings(steps=STEPS, cut=3, frames=2)
+    by_value = cost(SMALL, settings=settings, memory=False)
+    assert by_value.to_dict() == small(cut=3, frames=2).to_dict()
+    assert (
+        cost(SMALL, settings=settings, frames=5, memory=False).to_dict() == small(cut=3, frames=5).to_dict()
+    )
+
+
+def test_guidance_at_1_is_one_branch_at_every_step() -> None:
+    report = small("lossless", guidance=(1.0, 1.0))
+    assert report.resolved.passes.passes == STEPS
+    assert report.run(published=True) == report.unet.call(1, published=True) * STEPS
+    assert report.baseline_run() == report.baseline.call(2, published=True) * STEPS
+
+
+def test_the_package_has_it() -> None:
+    assert vcut.cost is cost
 
 
 def test_text_and_markdown_show_every_part_and_every_saving() -> None:
@@ -98,10 +137,12 @@ def test_text_and_markdown_show_every_part_and_every_saving() -> None:
         ({"height": 33}, "height 33 is not a multiple of 2"),
         ({"frames": 0}, "frames must be a whole number of at least 1, got 0"),
         ({"decode_chunk": 0}, "decode_chunk must be"),
-        ({"steps": 0}, "steps must be at least 1"),
-        ({"steps": "25"}, "steps must be a whole number"),
-        ({"cut": STEPS + 2}, f"between 1 and {STEPS + 1}"),
-        ({"preset": "fast"}, "preset must be one of baseline, lossless, vcut"),
+        ({"steps": 0}, "steps must be a whole number of at least 1, got 0"),
+        ({"steps": "25"}, "steps must be a whole number of at least 1, got '25'"),
+        ({"cut": STEPS + 2}, f"cut must be a whole number from 1 to {STEPS + 1}"),
+        ({"preset": "fast"}, "there is no preset 'fast': choose one of baseline, lossless, vcut"),
+        ({"frame": 3}, "there is no setting 'frame': did you mean frames?"),
+        ({"num_frames": 3}, "there is no setting 'num_frames': did you mean frames?"),
         ({"tca": "cached"}, "tca must be True"),
     ],
 )

@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,29 +26,39 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vcut.clip import CLIPVisionEncoder
 from vcut.config import CLIPConfig, UNetConfig, VAEConfig
+from vcut.errors import VcutError
 from vcut.layers.resnet import SpatialResnet, TemporalResnet
 from vcut.unet import UNet
-from vcut.unet.attention import CrossAttention
-from vcut.unet.transformer import Transformer
+from vcut.unet.attention import CrossAttention, LinearCrossAttention, SelfAttention
+from vcut.unet.transformer import Block, FeedForward, Transformer
 from vcut.vae import VAE
 
 LAYER_NORM = 4
 """Operations that the paper's counter charges per LayerNorm element; see :meth:`UNetCounts.paper_call`."""
 
 _PRODUCTS = (torch.ops.aten.bmm, torch.ops.aten.baddbmm)  # under SDPBackend.MATH attention is these
-_PARTS = (
-    ("spatial self-attention", r"\.transformer\.spatial\.\d+\.attn(_norm)?\."),
-    ("temporal self-attention", r"\.transformer\.temporal\.\d+\.attn(_norm)?\."),
-    ("spatial cross-attention", r"\.transformer\.spatial\.\d+\.cross\."),
-    ("temporal cross-attention", r"\.transformer\.temporal\.\d+\.cross\."),
-    ("spatial feed-forward", r"\.transformer\.spatial\.\d+\.ff(_norm)?\."),
-    ("temporal feed-forward", r"\.transformer\.temporal\.\d+\.ff(_in)?(_norm)?\."),
-    ("2D resnets", r"\.resnet(_[12])?\.spatial\."),
-    ("temporal resnets", r"\.resnet(_[12])?\.temporal\."),
-    ("other", ""),  # convolutions in and out, up and down; projections of transformers; embeddings
+OTHER = "other"
+"""The part of convolutions in and out, up and down; of the transformers' projections; of embeddings."""
+
+PARTS = (
+    "spatial self-attention",
+    "temporal self-attention",
+    "spatial cross-attention",
+    "temporal cross-attention",
+    "spatial feed-forward",
+    "temporal feed-forward",
+    "2D resnets",
+    "temporal resnets",
+    OTHER,
 )
-PARTS = tuple(name for name, _ in _PARTS)
-"""The parts of the UNet, by name."""
+"""Names of the UNet's parts."""
+
+_LAYERS_OF_A_BLOCK: tuple[tuple[type[nn.Module], str], ...] = (
+    (SelfAttention, "self-attention"),
+    (CrossAttention, "cross-attention"),
+    (LinearCrossAttention, "cross-attention"),
+    (FeedForward, "feed-forward"),
+)
 
 
 @dataclass(frozen=True)
@@ -61,24 +70,27 @@ class Count:
 
     @property
     def total(self) -> int:
-        """Both together."""
+        """Layers and products together."""
         return self.layers + self.products
 
     def __add__(self, other: Count) -> Count:
         return Count(self.layers + other.layers, self.products + other.products)
+
+    def __sub__(self, other: Count) -> Count:
+        return Count(self.layers - other.layers, self.products - other.products)
 
     def __mul__(self, times: int) -> Count:
         return Count(self.layers * times, self.products * times)
 
 
 def total(counts: Any) -> Count:
-    """The sum of an iterable of :class:`Count`."""
+    """Sum of an iterable of :class:`Count`."""
     return sum(counts, Count())
 
 
 @dataclass(frozen=True)
-class Part:
-    """One part of the UNet: its parameters; the MACs of one clip in one call; LayerNorm elements of the same."""
+class PartCount:
+    """A part of the UNet: its parameters; the MACs of one clip in one call; LayerNorm elements of the same."""
 
     name: str
     parameters: int
@@ -97,19 +109,19 @@ class UNetCounts:
         repeats: what the published code computes in every call besides, by name: see :func:`unet_counts`.
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[PartCount, ...]
     positions: Count
     context: Count
     repeats: tuple[tuple[str, Count], ...]
 
     @property
     def parameters(self) -> int:
-        """Of the whole UNet."""
+        """Parameters of the whole UNet."""
         return sum(part.parameters for part in self.parts)
 
     @property
     def norm_elements(self) -> int:
-        """Elements that LayerNorms normalise, one clip and call."""
+        """Elements that LayerNorms normalise in a call on one clip."""
         return sum(part.norm_elements for part in self.parts)
 
     def call(self, clips: int, *, published: bool = False) -> Count:
@@ -139,8 +151,7 @@ class NetworkCount:
 
 def macs(run: Callable[[], object]) -> Count:
     """Count what ``run`` computes. On meta tensors it takes no memory."""
-    counts = _macs_by_module(run)
-    return counts.pop("", Count())
+    return _macs_by_module(run)[0]
 
 
 def on_meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -149,7 +160,7 @@ def on_meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def parameters(module: nn.Module) -> int:
-    """The number of parameters."""
+    """Number of parameters of ``module``."""
     return sum(p.numel() for p in module.parameters())
 
 
@@ -163,63 +174,31 @@ def build_unet(config: UNetConfig) -> UNet:
 def unet_counts(config: UNetConfig, frames: int, height: int, width: int) -> UNetCounts:
     """Count the UNet of ``config`` on clips of ``frames`` latents ``height`` x ``width``.
 
-    The softmax form is counted once per size; the cached and the absent forms are that without the parts that
-    they do not compute. The published code repeats, in every call:
+    The softmax form is counted once per size. A cached or absent cross-attention has no MACs in a call, and the
+    other forms are the softmax one without it. The published code repeats, in every call:
 
     - the context for every pixel, before the keys and values of temporal cross-attention;
     - the context for every frame, before those of spatial cross-attention;
     - the step embedding for every frame, before the resnets' projections of it;
     - the frames' positions, for every clip.
+
+    Raises:
+        VcutError: the UNet has a layer that belongs to no part.
     """
     unet = build_unet(config)
-    d = config.context_dim
-    weights = Counter[str]()
-    for path, parameter in unet.named_parameters():
-        weights[_part(path)] += parameter.numel()
-
+    sizes = _parameters(unet)
     softmax = dataclasses.replace(config, tca=True, sca=True)
-    modules, norms, grids = _softmax_modules(softmax, frames, height, width)
-    kept = {
-        "spatial cross-attention": config.sca is True,
-        "temporal cross-attention": config.tca is True,
-    }
-    parts = dict.fromkeys(PARTS, Count())
-    for path, count in modules:
-        if kept.get(_part(path), True):
-            parts[_part(path)] += count
-    elements = Counter[str]()
-    for path, number in norms:
-        if kept.get(_part(path), True):
-            elements[_part(path)] += number
-
-    grid = dict(grids)
-    per_pixel: list[tuple[nn.Module, int]] = []
-    per_frame: list[tuple[nn.Module, int]] = []
-    for path, module in unet.named_modules():
-        if isinstance(module, Transformer):
-            per_pixel += [(block.cross, grid[path]) for block in module.temporal if block.cross is not None]
-            per_frame += [(block.cross, frames) for block in module.spatial if block.cross is not None]
-    emb = [
-        m.emb for m in unet.modules() if isinstance(m, SpatialResnet | TemporalResnet) and m.emb is not None
-    ]
-
-    def project(rows: list[tuple[nn.Module, int]]) -> Count:
-        softmax_rows = [(cross, n) for cross, n in rows if isinstance(cross, CrossAttention)]
-        return macs(lambda: [cross.cache(on_meta(1, n, 1, d)) for cross, n in softmax_rows])
-
-    repeats = (
-        ("context projected for every pixel (temporal)", project(per_pixel)),
-        ("context projected for every frame (spatial)", project(per_frame)),
-        (
-            "step embedding projected for every frame",
-            macs(lambda: [linear(on_meta(frames - 1, linear.in_features)) for linear in emb]),
-        ),
-    )
+    call, elements, pixels = _softmax_call(softmax, frames, height, width)
+    for name, mode in (("spatial cross-attention", config.sca), ("temporal cross-attention", config.tca)):
+        if mode is not True:
+            call, elements = call | {name: Count()}, elements | {name: 0}
+    positions = macs(lambda: [transformer.positions(frames) for transformer in unet.transformers()])
+    context = macs(lambda: unet.cache_context(on_meta(1, 1, config.context_dim), frames))
     return UNetCounts(
-        parts=tuple(Part(name, weights[name], parts[name], elements[name]) for name in PARTS),
-        positions=macs(lambda: [transformer.positions(frames) for transformer in unet.transformers()]),
-        context=macs(lambda: unet.cache_context(on_meta(1, 1, d))),
-        repeats=tuple((name, count) for name, count in repeats if count.total),
+        parts=tuple(PartCount(name, sizes[name], call[name], elements[name]) for name in PARTS),
+        positions=positions,
+        context=context - positions,
+        repeats=_repeats(unet, frames, pixels),
     )
 
 
@@ -259,34 +238,98 @@ def clip_network(config: CLIPConfig) -> NetworkCount:
 
 
 @functools.cache
-def _softmax_modules(
+def _softmax_call(
     config: UNetConfig, frames: int, height: int, width: int
-) -> tuple[tuple[tuple[str, Count], ...], tuple[tuple[str, int], ...], tuple[tuple[str, int], ...]]:
-    """Of one call on one clip: MACs by module, LayerNorm elements by module, pixels by transformer."""
+) -> tuple[dict[str, Count], dict[str, int], tuple[int, ...]]:
+    """Count one call on one clip: MACs and LayerNorm elements by part, and the pixels of each transformer's map."""
     unet = build_unet(config)
-    norms, grids = Counter[str](), {}
+    part_of = parts_of(unet)
+    elements, pixels = dict.fromkeys(PARTS, 0), list[int]()
 
-    def watch(path: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def before(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            if isinstance(module, nn.LayerNorm):
-                norms[f"{path}."] += inputs[0].numel()
-            else:
-                grids[path] = inputs[0].shape[2] * inputs[0].shape[3]
+    def before(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if isinstance(module, Transformer):
+            pixels.append(inputs[0].shape[2] * inputs[0].shape[3])
+        else:
+            elements[part_of[module]] += inputs[0].numel()
 
-        return before
-
-    for path, module in unet.named_modules():
+    for module in unet.modules():
         if isinstance(module, nn.LayerNorm | Transformer):
-            module.register_forward_pre_hook(watch(path))
-    counts = _macs_by_module(unet_call(unet, 1, frames, height, width))
-    counts.pop("", None)
-    return tuple(counts.items()), tuple(norms.items()), tuple(grids.items())
+            module.register_forward_pre_hook(before)
+    _, by_module = _macs_by_module(unet_call(unet, 1, frames, height, width))
+    call = dict.fromkeys(PARTS, Count())
+    for path, count in by_module.items():
+        call[part_of[unet.get_submodule(path)]] += count
+    if call[OTHER].products:
+        raise VcutError(f"the UNet has attention that belongs to none of its parts: {', '.join(PARTS[:-1])}")
+    return call, elements, tuple(pixels)
 
 
-def _macs_by_module(run: Callable[[], object]) -> dict[str, Count]:
-    """Of each module that ``run`` calls, without its submodules; ``""`` is everything.
+def _repeats(unet: UNet, frames: int, pixels: tuple[int, ...]) -> tuple[tuple[str, Count], ...]:
+    """What the published code repeats in a call on one clip; ``pixels`` are those of each transformer's map."""
+    d = unet.config.context_dim
+    transformers = list(unet.transformers())
+    resnets = [module for module in unet.modules() if isinstance(module, SpatialResnet | TemporalResnet)]
+    emb = [resnet.emb for resnet in resnets if resnet.emb is not None]
 
-    Paths are those of ``named_modules`` with a dot behind, where one module calls all others.
+    def project(blocks: nn.Module, rows: int) -> Count:
+        layers = [layer for layer in blocks.modules() if isinstance(layer, CrossAttention)]
+        return macs(lambda: [layer.cache(on_meta(1, rows, 1, d)) for layer in layers])
+
+    per_pixel = total(project(each.temporal, n) for each, n in zip(transformers, pixels, strict=True))
+    per_frame = total(project(each.spatial, frames) for each in transformers)
+    per_step = macs(lambda: [linear(on_meta(frames - 1, linear.in_features)) for linear in emb])
+
+    repeats = (
+        ("context projected for every pixel (temporal)", per_pixel),
+        ("context projected for every frame (spatial)", per_frame),
+        ("step embedding projected for every frame", per_step),
+    )
+    return tuple((name, count) for name, count in repeats if count.total)
+
+
+def parts_of(unet: UNet) -> dict[nn.Module, str]:
+    """Part of each module of ``unet``. The modules' types decide, not their names.
+
+    Raises:
+        VcutError: a transformer block has a layer that belongs to no part.
+    """
+    parts = dict.fromkeys(unet.modules(), OTHER)
+    for module in unet.modules():
+        if isinstance(module, SpatialResnet):
+            parts |= dict.fromkeys(module.modules(), "2D resnets")
+        elif isinstance(module, TemporalResnet):
+            parts |= dict.fromkeys(module.modules(), "temporal resnets")
+        elif isinstance(module, Block):
+            for layer, part in _parts_of_block(module):
+                parts |= dict.fromkeys(layer.modules(), part)
+    return parts
+
+
+def _parts_of_block(block: Block) -> Iterator[tuple[nn.Module, str]]:
+    """Part of each layer of ``block``. A LayerNorm belongs to the layer that follows it."""
+    (axis,) = (layer.axis for layer in block.children() if isinstance(layer, SelfAttention))
+    part = None
+    for layer in reversed(list(block.children())):
+        if part is None or not isinstance(layer, nn.LayerNorm):
+            kinds = [kind for cls, kind in _LAYERS_OF_A_BLOCK if isinstance(layer, cls)]
+            if not kinds:
+                raise VcutError(f"a transformer block has a {type(layer).__name__}, which belongs to no part")
+            part = f"{'spatial' if axis == 'space' else 'temporal'} {kinds[0]}"
+        yield layer, part
+
+
+def _parameters(unet: UNet) -> Counter[str]:
+    """Numbers of parameters by part."""
+    sizes = Counter[str]()
+    for module, part in parts_of(unet).items():
+        sizes[part] += sum(parameter.numel() for parameter in module.parameters(recurse=False))
+    return sizes
+
+
+def _macs_by_module(run: Callable[[], object]) -> tuple[Count, dict[str, Count]]:
+    """MACs of ``run``, and of each module that it calls without those of its submodules.
+
+    Modules go by their paths in ``named_modules`` of the one module that calls all others.
     """
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         run()
@@ -301,11 +344,5 @@ def _macs_by_module(run: Callable[[], object]) -> dict[str, Count]:
         while parent and parent not in inclusive:
             parent = parent.rpartition(".")[0]
         if parent:
-            own[parent] += count * -1
-    return {"": everything} | {
-        f"{name.partition('.')[2]}.": count for name, count in own.items() if count.total
-    }
-
-
-def _part(path: str) -> str:
-    return next(name for name, pattern in _PARTS if re.search(pattern, path))
+            own[parent] -= count
+    return everything, {name.partition(".")[2]: count for name, count in own.items() if count.total}
