@@ -1,4 +1,4 @@
-"""Pictures in, clips out and in again (the ``media`` extra: Pillow and PyAV)."""
+"""Pictures in, clips out and in again. Files need the ``media`` extra: Pillow and PyAV."""
 
 from vcut.media.clips import check_format, check_place, check_sheet, contact_sheet, read, write
 

@@ -1,6 +1,6 @@
 """Clips out, and in again: .mp4, .gif, .webp and folders of PNG frames (the ``media`` extra: Pillow and PyAV).
 
-Frames are [f, 3, H, W] float in 0..1, f frames of H x W pixels. What is written appears whole or not at all.
+Frames are [f, 3, H, W] float in 0..1: f frames of H x W pixels. A file appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -23,41 +23,35 @@ from vcut.errors import ConfigError, MediaError, NotFiniteError, OutputExistsErr
 from vcut.media import images
 from weights_tools.outputs import replacing
 
-FORMATS = ("mp4", "gif", "webp", "png")
-"""What a clip can be written as; ``png`` is a folder of frames."""
-
 Rate = int | float | Fraction
 Bytes = NDArray[np.uint8]  # [f, h, w, 3]
 
-_FASTEST = {
-    ".gif": 50,
-    ".webp": 90,
-    ".mp4": 240,
-}  # frames per second; GIF players slow faster ones down to 10
+_FASTEST = {".gif": 50, ".webp": 90, ".mp4": 240}
+"""The highest frames per second of each format. GIF players slow a faster clip down to 10."""
 
 
 def write(frames: Tensor, path: str | Path, fps: Rate = 7, *, overwrite: bool = False, crf: int = 18) -> Path:
     """Write a clip in the format that the suffix of ``path`` names.
 
-    ``.mp4`` is H.264 in yuv420p with the index in front, which plays everywhere, browsers included; it needs
-    even sides. ``.gif`` has one palette of 256 colours for the clip. ``.webp`` is animated, at quality 90. GIF
-    and WebP store a frame equal to the one before it as a longer showing of that one. No suffix, or a ``/`` at
-    the end, makes a folder of lossless frames 000.png, 001.png, ...
+    ``.mp4`` is H.264 in yuv420p with the index in front, which plays everywhere, browsers included. It needs even
+    sides. ``.gif`` has one palette of 256 colours for the whole clip. ``.webp`` is animated, at quality 90. GIF and
+    WebP show a frame longer instead of storing an equal one after it. A path without suffix, or with a ``/`` at the
+    end, becomes a folder of lossless frames 000.png, 001.png, ...
 
     Args:
         frames: [f, 3, H, W] float in 0..1, on any device.
-        path: Where to; its folder must exist.
-        fps: Frames per second, exact in .mp4 (a rational) and to 1 ms in .webp. GIF counts in 10 ms, so the
-            showing times of its frames alternate such that the clip keeps its length.
-        overwrite: Replace what is there. A folder is only replaced if it holds nothing but PNG frames.
-        crf: Quality of .mp4, 0 (best) to 51; 18 is hard to tell from the frames.
+        path: the file or folder to write; the folder that it lies in must exist.
+        fps: frames per second, exact in .mp4 (a rational) and to 1 ms in .webp. GIF counts in 10 ms, so the showing
+            times of its frames alternate and the clip keeps its length.
+        overwrite: whether to replace an existing file, or an existing folder that holds PNG frames alone.
+        crf: quality of .mp4, 0 (best) to 51; at 18 the loss is hard to see.
 
     Returns:
         The path written.
 
     Raises:
-        MediaError: The format is unknown, or cannot hold these frames or this rate, or its encoder is missing.
-        NotFiniteError: NaN or infinity in a frame.
+        MediaError: the format is unknown, or cannot hold these frames or this rate, or its encoder is missing.
+        NotFiniteError: a frame holds NaN or infinity.
         OutputExistsError: ``path`` exists and ``overwrite`` is false.
     """
     check_format(path, fps)
@@ -80,7 +74,7 @@ def write(frames: Tensor, path: str | Path, fps: Rate = 7, *, overwrite: bool = 
 
 
 def check_format(path: str | Path, fps: Rate = 7) -> None:
-    """Raise now what :func:`write` would raise about this suffix and rate, and about a missing encoder."""
+    """Raise the error that :func:`write` would raise for this suffix and rate, or for a missing encoder."""
     suffix, rate = _suffix(path), _rate(fps)
     if suffix not in (".mp4", ".gif", ".webp", ""):
         hint = "a single .png holds one picture, " if suffix == ".png" else ""
@@ -99,7 +93,7 @@ def check_format(path: str | Path, fps: Rate = 7) -> None:
 
 
 def check_place(path: str | Path, *, overwrite: bool = False) -> None:
-    """Raise now what :func:`write` would raise about this place: a missing folder, or something in the way."""
+    """Raise the error that :func:`write` would raise for this place: no such folder, or something in the way."""
     suffix, path = _suffix(path), Path(path)
     if not path.parent.is_dir():
         raise MediaError(f"{path}: there is no folder {path.parent}")
@@ -120,9 +114,20 @@ def check_place(path: str | Path, *, overwrite: bool = False) -> None:
 def contact_sheet(
     frames: Tensor, path: str | Path, columns: int | None = None, *, overwrite: bool = False
 ) -> Path:
-    """Write all frames [f, 3, H, W] side by side into one PNG, in reading order, at full size.
+    """Write all frames side by side into one PNG, in reading order, at full size.
 
-    ``columns`` is by default the number that makes the grid nearly square. Errors as :func:`write`.
+    Args:
+        frames: [f, 3, H, W] float in 0..1, on any device.
+        path: the .png to write; the folder that it lies in must exist.
+        columns: frames in a row, by default the number that makes the grid nearly square.
+        overwrite: whether to replace an existing file.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ConfigError: ``columns`` is below 1.
+        VcutError: as :func:`write`.
     """
     check_sheet(path, overwrite=overwrite)
     if columns is not None and columns < 1:
@@ -142,7 +147,7 @@ def contact_sheet(
 
 
 def check_sheet(path: str | Path, *, overwrite: bool = False) -> None:
-    """Raise now what :func:`contact_sheet` would raise about this path."""
+    """Raise the error that :func:`contact_sheet` would raise for this path."""
     if _suffix(path) != ".png":
         raise MediaError(f"{path}: a contact sheet is a .png")
     _pillow(path)
@@ -150,14 +155,17 @@ def check_sheet(path: str | Path, *, overwrite: bool = False) -> None:
 
 
 def read(path: str | Path) -> tuple[Tensor, float | None]:
-    """Read a clip: what :func:`write` wrote, or any video that FFmpeg knows.
+    """Read a clip that :func:`write` wrote, or any video that FFmpeg knows.
+
+    Args:
+        path: a file, or a folder of frames, which are read in the order of their names.
 
     Returns:
-        The frames [f, 3, H, W] float32 in 0..1, and the frames per second: the average over the file, or None
-        where it is not recorded (a folder of frames).
+        The frames [f, 3, H, W] float32 in 0..1, and the frames per second: the average over the file, or None for a
+        folder of frames, which does not record it.
 
     Raises:
-        MediaError: There is no clip, or it is damaged, or its frames differ in size.
+        MediaError: there is no clip, or it is damaged, or its frames differ in size.
     """
     path = Path(path)
     if not path.exists():
@@ -181,7 +189,7 @@ def read(path: str | Path) -> tuple[Tensor, float | None]:
 
 
 def _to_bytes(frames: Tensor) -> Bytes:
-    """[f, 3, H, W] float in 0..1 to [f, H, W, 3] in 0..255, rounded to the nearest."""
+    """Round frames [f, 3, H, W] in 0..1 to bytes [f, H, W, 3]."""
     if frames.ndim != 4 or frames.shape[1] != 3 or not frames.is_floating_point():
         hint = "; write one clip at a time" if frames.ndim == 5 else ""
         raise MediaError(f"frames are {list(frames.shape)} {frames.dtype}, expected [f, 3, H, W] float{hint}")
@@ -199,7 +207,7 @@ def _to_bytes(frames: Tensor) -> Bytes:
 
 
 def _suffix(path: str | Path) -> str:
-    """The suffix in lower case, empty for a folder."""
+    """The suffix of ``path`` in lower case, empty for a folder."""
     return "" if str(path).endswith(("/", os.sep)) else Path(path).suffix.lower()
 
 
@@ -216,14 +224,15 @@ def _rate(fps: Rate) -> Fraction:
 
 
 def _showing_times(f: int, rate: Fraction, per_second: int) -> list[int]:
-    """How many ticks each of ``f`` frames is shown, such that each starts at the tick nearest to its time."""
+    """Ticks that each of ``f`` frames is shown, chosen so that each starts at the tick nearest to its time."""
     starts = [round(i * per_second / rate) for i in range(f + 1)]
     return [end - start for start, end in itertools.pairwise(starts)]
 
 
 def _write_mp4(pictures: Bytes, target: Path, rate: Fraction, crf: int) -> None:
     av = _h264(target)
-    bt709, limited = 1, 1  # matrix, primaries and transfer share the number; range as H.264 counts it
+    # Matrix, primaries and transfer of BT.709 share one number. The range is as H.264 counts it.
+    bt709, limited = 1, 1
     try:
         with av.open(str(target), "w", format="mp4", options={"movflags": "faststart"}) as container:
             stream = container.add_stream("libx264", rate=rate, options={"crf": str(crf)})
@@ -244,8 +253,8 @@ def _write_mp4(pictures: Bytes, target: Path, rate: Fraction, crf: int) -> None:
 
 def _write_gif(pictures: Bytes, target: Path, rate: Fraction) -> None:
     pil = _pillow(target)
-    # One palette from a sample of all frames: a palette per frame would flicker. Chosen to cover the colours
-    # before it is fitted to the pixels, so that a small bright light keeps its own.
+    # One palette from a sample of all frames: a palette per frame would flicker. It first covers the range of
+    # colours and is then fitted to the pixels, so that a small bright light keeps its colour.
     sample = rearrange(pictures[:, ::4, ::4], "f h w c -> (f h) w c")
     cover = pil.Quantize.MAXCOVERAGE
     palette = pil.fromarray(np.ascontiguousarray(sample)).quantize(256, method=cover, kmeans=3)
@@ -279,7 +288,7 @@ def _read_animation(path: Path) -> tuple[list[images.Pixels], float | None]:
                 pictures.append(images.pixels(image))
                 milliseconds += image.info.get("duration", 0)
     except (OSError, ValueError, SyntaxError) as error:
-        raise MediaError(f"{path} is not a sound {path.suffix}: {error}") from error
+        raise MediaError(f"{path} is damaged, or not a {path.suffix}: {error}") from error
     return pictures, 1000 * len(pictures) / milliseconds if milliseconds else None
 
 
@@ -291,8 +300,8 @@ def _read_video(path: Path) -> tuple[list[images.Pixels], float | None]:
                 raise MediaError(f"{path}: there is no video in it")
             stream = container.streams.video[0]
             rate = stream.average_rate
-            # To PyAV 16 and older the matrix of a file counts only if the output's differs. RGB has none, so BT.601
-            # stands for it; it is also what PyAV assumes of a file whose matrix is unknown (2 or 3).
+            # PyAV 16 and older heed the matrix of a file only if the output has another one. RGB has none, so we name
+            # BT.601, which PyAV also assumes for a file of unknown matrix (2 or 3).
             bt601 = 5
             matrix = stream.codec_context.colorspace
             matrix = bt601 if matrix in (2, 3) else matrix
@@ -324,7 +333,7 @@ def _pyav(path: str | Path) -> Any:
 
 
 def _h264(path: str | Path) -> Any:
-    """PyAV, once it is sure to encode H.264."""
+    """PyAV, if it can encode H.264; raises :class:`MediaError` if not."""
     av = _pyav(path)
     if "libx264" not in av.codecs_available:
         raise MediaError(

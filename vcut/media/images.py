@@ -1,15 +1,15 @@
-"""Pictures in: whatever shows one picture becomes a tensor [3, H, W] in [-1, 1].
+"""Pictures in: a path, PIL image, array or tensor becomes a tensor [3, H, W] in [-1, 1].
 
-Every form of a picture takes the same road: first to float32 pixels [h, w, 3] in 0..1 (:func:`pixels`),
-then through torch's antialiased bicubic resize. So a path, a PIL image, an array and a tensor of the same
-picture condition the model identically, to the bit. Pillow is needed only to open files and PIL images.
+Every form of a picture is first turned into float32 pixels [h, w, 3] in 0..1 (:func:`pixels`), then resized by
+torch's antialiased bicubic filter. So a path, a PIL image, an array and a tensor of the same picture condition the
+model identically, to the bit. Pillow is needed only to open files and PIL images.
 
-Decisions, as pictures differ:
+Pictures differ, and these are the rules:
 
 - Transparency is composited on white, before any resizing. Dropping the alpha channel instead would show
   the colours hidden under it, which are often black or garbage.
-- The EXIF orientation of files and PIL images is applied; colour profiles are not.
-- Of an animated file frame 0 is taken, of an open PIL image its current frame.
+- The EXIF orientation of files and PIL images is applied. Colour profiles are not.
+- An animated file gives its frame 0, an open PIL image its current frame.
 - 16-bit greys keep their 16 bits.
 """
 
@@ -39,29 +39,30 @@ Image: TypeAlias = "str | Path | PILImage | NDArray[Any] | Tensor"
 Pixels = NDArray[np.float32]  # [h, w, 3] in 0..1
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".ppm")
-"""What a folder of pictures is searched for."""
+"""The files of a folder that count as pictures."""
 
-_SLACK = 1e-3  # how far float pictures may leave 0..1, for the rounding of whatever made them
+# Float pictures may leave 0..1 by this much, the rounding of the code that made them.
+_SLACK = 1e-3
 
 
 def to_tensor(image: Image, height: int, width: int, fit: Fit = "crop") -> Tensor:
-    """Read ``image`` and fit it to ``height`` x ``width``.
+    """Read a picture and fit it to ``height`` x ``width``.
 
     Args:
-        image: A path; a PIL image of any mode; an array [h, w] or [h, w, c] (uint8, uint16, or float in
-            0..1); or a tensor [h, w], [c, h, w] or [1, c, h, w] (the same types), with c = 1, 2 (grey and
-            alpha), 3 or 4 (colour and alpha).
-        height: In pixels.
-        width: In pixels.
-        fit: ``'crop'`` fills the frame and cuts what hangs over, evenly on both sides; ``'resize'``
+        image: the picture: a path; a PIL image of any mode; an array [h, w] or [h, w, c] (uint8, uint16, or float in
+            0..1); or a tensor [h, w], [c, h, w] or [1, c, h, w] (the same types), with c = 1, 2 (grey and alpha), 3
+            or 4 (colour and alpha).
+        height: height in pixels.
+        width: width in pixels.
+        fit: ``'crop'`` fills the whole area and cuts off what is too much, evenly on both sides; ``'resize'``
             squashes; ``'pad'`` shows the whole picture between black bars.
 
     Returns:
         [3, height, width] float32 in [-1, 1], on the CPU.
 
     Raises:
-        MediaError: The picture cannot be read or is not a picture.
-        ConfigError: The size or ``fit`` makes no sense.
+        MediaError: the picture cannot be read or is not a picture.
+        ConfigError: a side is below 1, or ``fit`` is unknown.
     """
     if fit not in get_args(Fit):
         raise ConfigError(f"fit must be one of {', '.join(get_args(Fit))}, got {fit!r}")
@@ -72,7 +73,7 @@ def to_tensor(image: Image, height: int, width: int, fit: Fit = "crop") -> Tenso
 
 
 def to_tensors(images: Image | Sequence[Image], height: int, width: int, fit: Fit = "crop") -> Tensor:
-    """:func:`to_tensor` of one picture, a list, or a stack [b, c, h, w] (array: [b, h, w, c]).
+    """Read one picture, a list of them, or a stack [b, c, h, w] (array: [b, h, w, c]), as :func:`to_tensor` does.
 
     Returns:
         [b, 3, height, width] float32 in [-1, 1].
@@ -87,7 +88,7 @@ def to_tensors(images: Image | Sequence[Image], height: int, width: int, fit: Fi
 
 
 def pixels(image: Image) -> Pixels:
-    """The picture as float32 [h, w, 3] in 0..1, at its own size. Arguments and errors as :func:`to_tensor`."""
+    """The picture as float32 pixels [h, w, 3] in 0..1, at its own size. Argument and errors as :func:`to_tensor`."""
     if isinstance(image, str | Path):
         return _of_array(_open(Path(image)), f"{image}")
     if isinstance(image, Tensor):
@@ -101,7 +102,7 @@ def pixels(image: Image) -> Pixels:
 
 
 def is_animated(path: Path) -> bool:
-    """Whether it is a GIF or WebP of several frames, by its header; what cannot be read is not."""
+    """Whether a file is a GIF or WebP of several frames, by its header; False if it cannot be read."""
     if path.suffix.lower() not in (".gif", ".webp"):
         return False
     try:
@@ -170,7 +171,7 @@ def _unit_range(array: NDArray[Any], name: str) -> NDArray[np.float32]:
 
 
 def _open(path: Path) -> NDArray[Any]:
-    """Decode frame 0 of a file."""
+    """Decode frame 0 of the file at ``path``."""
     try:
         import PIL.Image  # noqa: F401
     except ImportError as error:
@@ -181,7 +182,7 @@ def _open(path: Path) -> NDArray[Any]:
     if not path.exists():
         raise MediaError(f"{path}: no such file")
     with warnings.catch_warnings():
-        # about pictures that are merely big, and about damage: it either shows in the pixels or is an error
+        # Pillow warns about big pictures, which are fine, and about damage, which we report as an error.
         warnings.simplefilter("ignore")
         return _decode_file(path)
 
@@ -210,9 +211,11 @@ def _decode(image: PILImage, name: str) -> NDArray[Any]:
         raise MediaError(f"{name} is {image.width} x {image.height}: there are no pixels in it")
     try:
         image.load()
-        with contextlib.suppress(Exception):  # damaged EXIF beside sound pixels: show them as they are
+        # Damaged EXIF data says nothing about the pixels: show them as they are.
+        with contextlib.suppress(Exception):
             image = ImageOps.exif_transpose(image)
-        if image.mode == "La":  # grey multiplied by its alpha: Pillow goes from there to LA alone
+        # Grey multiplied by its alpha: Pillow converts it to LA only.
+        if image.mode == "La":
             image = image.convert("LA")
         if image.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in image.info:
             image = image.convert("RGBA")
@@ -237,9 +240,10 @@ def _reason(error: Exception) -> str:
 
 
 def _fit(image: Tensor, height: int, width: int, fit: Fit) -> Tensor:
-    """Bring [3, h, w] to [3, height, width]."""
+    """Fit a picture [3, h, w] to [3, height, width]."""
     _, h, w = image.shape
-    if fit == "crop":  # to the largest window of the wanted aspect, in the middle
+    if fit == "crop":
+        # Keep the largest window of the wanted aspect, in the middle.
         scale = min(h / height, w / width)
         window_h, window_w = max(1, round(height * scale)), max(1, round(width * scale))
         top, left = (h - window_h) // 2, (w - window_w) // 2

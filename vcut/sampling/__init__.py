@@ -1,6 +1,6 @@
-"""From noise to latents: schedule, preconditioning, guidance, the cut, and the Euler loop over them.
+"""The way from noise to latents: schedule, preconditioning, guidance, the cut, and the Euler loop over them.
 
-Plain torch functions over plain values. Nothing here knows a UNet, a file or a device::
+All of it is plain torch functions over plain values. Nothing here knows a UNet, a file or a device::
 
     from vcut import sampling
 

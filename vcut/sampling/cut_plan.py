@@ -1,8 +1,8 @@
-"""What the network evaluates at each step, written down before the run as plain values.
+"""The plan of a run: what the network evaluates at each step, known before the run as plain values.
 
-The cut of Taghipour et al. (arXiv 2407.19205) is a plan and nothing else: steps are numbered from 1, steps
-before the cut step c are guided (two passes of the network), steps from c on are cut (one pass with the mean
-context, their equation 4). As every value is known in advance, no step has to ask a device for it.
+The cut of Taghipour et al. (arXiv 2407.19205) is a plan and nothing else. Steps are numbered from 1. Steps before
+the cut step c are guided and take two passes of the network. Steps from c on are cut and take one pass with the mean
+context, their equation 4. Every value is known in advance, so no step has to ask a device for it.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from vcut.errors import ConfigError
 from vcut.sampling.schedule import check_steps
 
 Mix = Literal["cond", "mean", "uncond"]
-"""Of the conditional value and its unconditional zero: the first, half of it (equation 4), or the zero."""
+"""The value that a pass receives: the conditional one, half of it (equation 4: the mean of it and the unconditional
+zero), or zero."""
 
 
 class Branch(NamedTuple):
-    """One pass of the network: which image embedding and which concatenated image latents it is given."""
+    """One pass of the network: the image embedding and the concatenated image latents that it receives."""
 
     context: Mix = "cond"
     latents: Mix = "cond"
@@ -36,7 +37,7 @@ MEAN = Branch("mean", "cond")
 class Step:
     """One step of a run: its number from 1, its passes, and whether it lies past the cut.
 
-    Two branches are a guided step, unconditional first as in the official code; one is an unguided step.
+    A guided step has two branches, the unconditional one first as in the official code. An unguided step has one.
     """
 
     number: int
@@ -49,12 +50,12 @@ class Step:
 
     @property
     def guided(self) -> bool:
-        """Whether two passes are mixed by guidance."""
+        """Whether guidance mixes two passes."""
         return len(self.branches) == 2
 
     @property
     def stage(self) -> Literal["semantic binding", "quality improvement"]:
-        """The paper's name for the part of the run: before the cut step, or from it on."""
+        """The paper's name for this part of the run: before the cut step, or from it on."""
         return "quality improvement" if self.cut else "semantic binding"
 
 
@@ -69,10 +70,10 @@ def plan(
     Args:
         steps: number of steps N, at least 1.
         cut: the first step without guidance, 1 <= cut <= N + 1. N + 1 or None never cuts; 1 never guides.
-        after: what the pass of a cut step is given.
-        embedding: numbers of the steps that receive the image embedding, guided or not; None is all of them.
-            On the others every pass has the unconditional (zero) context. This is the experiment of the
-            paper's figure 2: ``range(1, 11)`` is the first ten steps, ``range(11, 26)`` the rest, ``()`` none.
+        after: what the pass of a cut step receives.
+        embedding: numbers of the steps that receive the image embedding, guided or not; None is all of them. In the
+            other steps every pass has the unconditional (zero) context. This is the experiment of the paper's
+            figure 2: ``range(1, 11)`` is the first ten steps, ``range(11, 26)`` the rest, ``()`` none.
 
     Raises:
         ConfigError: a number out of range or a mix that does not exist.
@@ -98,7 +99,7 @@ def plan(
 
 
 def without_guidance(plan: Plan) -> Plan:
-    """The same run at guidance 1, where D_u + 1 (D_c - D_u) = D_c: guided steps keep their conditional pass.
+    """The same run at guidance 1: guided steps keep their conditional pass alone, as D_u + 1 (D_c - D_u) = D_c.
 
     :func:`vcut.sampling.sample` does this by itself when the scale is 1 on every frame.
     """
@@ -107,7 +108,7 @@ def without_guidance(plan: Plan) -> Plan:
 
 @dataclass(frozen=True)
 class Summary:
-    """How much a plan costs. A step that is neither guided nor cut is one at guidance 1."""
+    """The cost of a plan in steps and passes. A step that is neither guided nor cut is one at guidance 1."""
 
     guided: int
     cut: int

@@ -1,9 +1,9 @@
 """The Euler sampler of EDM (Karras et al. 2022, algorithm 2 without its second-order correction).
 
-It knows no network: a denoiser is any function of the latents, the noise level and the branches to evaluate.
-Nor does it keep anything: a run is a generator over immutable records, and :func:`sample` reads it to its end.
+The sampler knows no network: a denoiser is any function of the latents, the noise level and the branches to evaluate.
+It keeps no state: a run is a generator of immutable records, and :func:`sample` reads it to its end.
 
-Shapes: b clips, f frames; whatever follows (c, h, w) is the denoiser's business.
+Shapes: b clips, f frames. The axes that follow (c, h, w) concern the denoiser alone.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ from vcut.sampling.schedule import check_sigmas
 
 @dataclass(frozen=True)
 class Churn:
-    """Fresh noise at each step (EDM algorithm 2, lines 4 to 6); the default adds none.
+    """Fresh noise at each step (EDM algorithm 2, lines 4 to 6). The default adds none.
 
     A step whose sigma lies in [s_tmin, s_tmax] first raises it to (1 + gamma) sigma, with
-    gamma = min(s_churn / N, sqrt(2) - 1), by adding ``s_noise`` times the missing standard deviation of noise.
+    gamma = min(s_churn / N, sqrt(2) - 1). To do so it adds noise: ``s_noise`` times the standard deviation that is
+    missing.
     """
 
     s_churn: float = 0.0
@@ -44,13 +45,13 @@ class Churn:
             raise ConfigError(f"expected 0 <= s_tmin <= s_tmax: {self}")
 
     def gamma(self, sigma: float, steps: int) -> float:
-        """By which fraction the noise level rises at the start of a step from ``sigma``."""
+        """The fraction by which the noise level rises at the start of a step from ``sigma``."""
         return min(self.s_churn / steps, math.sqrt(2) - 1) if self.s_tmin <= sigma <= self.s_tmax else 0.0
 
 
 @dataclass(frozen=True)
 class Record:
-    """What one step did. The tensors are the run's own: read them, clone what you change."""
+    """The result of one step. Its tensors belong to the run: read them, and clone what you change."""
 
     step: Step
     sigma: float  # the noise level before the step, before churn
@@ -60,14 +61,14 @@ class Record:
 
 
 class Signal(Enum):
-    """What a callback may return."""
+    """The value that a callback may return."""
 
     STOP = "stop"
 
 
 STOP = Signal.STOP
-"""Returned by a callback, ends the run after the present step. Any other return value means nothing: many
-handy callables, a progress bar's ``update`` for one, return something true."""
+"""A callback that returns this ends the run after the present step. Any other return value is ignored, because many
+handy callables, such as a progress bar's ``update``, return something true."""
 
 Callback = Callable[[Record], object]
 
@@ -90,26 +91,27 @@ def sample(
 
     Args:
         denoiser: see :data:`vcut.sampling.Denoiser`; :func:`vcut.sampling.precondition` makes one.
-        noise: ``[b, f, ...]`` of unit variance; scaled here, never changed.
+        noise: ``[b, f, ...]`` of unit variance; the run works on a scaled copy.
         sigmas: N falling levels, with or without the final 0 (:func:`vcut.sampling.check_sigmas`).
         plan: what to evaluate at each of the N steps.
-        scale: the guidance scale over frames. If it is 1 on every frame, guided steps take one pass, not two.
-        churn: fresh noise at each step; needs ``generators``.
+        scale: the guidance scale over frames; if it is 1 on every frame, guided steps take one pass, not two.
+        churn: fresh noise at each step, which needs ``generators``; by default none.
         generators: one per clip, for churn, so that a batch equals single runs.
-        callback: called after every step with its :class:`Record`. It may return :data:`STOP`, which ends the
-            run; the latents returned are then that step's estimate of the clean ones.
-        progress: show a bar with the stage and the step.
+        callback: a function called after every step with its :class:`Record`. If it returns :data:`STOP` the run
+            ends, and the latents returned are that step's estimate of the clean ones.
+        progress: whether to show a bar with the stage and the step.
 
     Raises:
-        ConfigError: arguments that do not fit together.
-        NotFiniteError: NaN or infinity in the latents.
+        ConfigError: the arguments do not fit together.
+        NotFiniteError: the latents hold NaN or infinity.
     """
     run = trajectory(denoiser, noise, sigmas, plan, scale, churn=churn, generators=generators)
     with closing(_with_bar(run, len(plan)) if progress else run) as records:
         for record in records:
             if callback is not None and callback(record) is STOP:
                 break
-    return record.denoised  # at sigma 0, after the last step, these are the latents
+    # After the last step, at sigma 0, the estimate is the latents.
+    return record.denoised
 
 
 def trajectory(
@@ -122,10 +124,10 @@ def trajectory(
     churn: Churn | None = None,
     generators: Sequence[torch.Generator] | None = None,
 ) -> Generator[Record, None, None]:
-    """The steps of a run, one :class:`Record` each, computed as they are asked for.
+    """The steps of a run, one :class:`Record` each, computed when they are asked for.
 
-    Arguments and errors are those of :func:`sample`; arguments are checked at the call, before any step.
-    The state is float32, or float64 if the noise is, whatever the denoiser's dtype.
+    Arguments and errors are those of :func:`sample`. The call itself checks the arguments, before any step. The state
+    is float32, or float64 if the noise is; the denoiser's dtype does not matter.
     """
     levels: list[float] = check_sigmas(sigmas).tolist()
     if len(levels) != len(plan) + 1:
@@ -160,7 +162,8 @@ def _run(
     generators: Sequence[torch.Generator],
 ) -> Generator[Record, None, None]:
     dtype = torch.promote_types(noise.dtype, torch.float32)
-    scales = scales.to(dtype).to(noise.device)  # cast first: some devices have no float64
+    # Cast before moving: some devices have no float64.
+    scales = scales.to(dtype).to(noise.device)
     x = noise.to(dtype) * math.sqrt(levels[0] ** 2 + 1)
     for step, sigma, sigma_next in zip(plan, levels[:-1], levels[1:], strict=True):
         gamma = churn.gamma(sigma, len(plan))
@@ -176,15 +179,15 @@ def _run(
             )
         denoised = guide(branches[0], branches[1], scales) if step.guided else branches[0]
 
-        # Euler's x + (x - D)/sigma_hat * (sigma_next - sigma_hat) is a point on the line from D to x,
-        # and written so it arrives at D without rounding when sigma_next is 0
+        # Euler's step x + (x - D)/sigma_hat * (sigma_next - sigma_hat) is a point on the line from D to x. Written as
+        # an interpolation it reaches D without rounding when sigma_next is 0.
         x = torch.lerp(denoised, x, sigma_next / sigma_hat)
         _check_finite(x, step, len(plan), sigma)
         yield Record(step, sigma, sigma_next, latents=x, denoised=denoised)
 
 
 def _fresh_noise(x: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """Unit noise of x's shape, clip by clip; drawn in float32 so that x's dtype does not change the draw."""
+    """Unit noise of x's shape, one draw per clip, in float32 so that x's dtype does not change it."""
     clips = [
         torch.randn(x.shape[1:], generator=g, device=g.device, dtype=torch.float32).to(x) for g in generators
     ]
@@ -192,20 +195,22 @@ def _fresh_noise(x: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
 
 
 def _check_finite(x: Tensor, step: Step, steps: int, sigma: float) -> None:
-    """The loop's only wait for the device: one bool a step, after two passes of a large network.
+    """Raise :class:`NotFiniteError` if the latents hold NaN or infinity.
 
-    It costs the launch of the next step's first kernels; a black clip would cost the whole run.
+    This is the loop's only wait for the device: one bool a step, after one or two passes of a large network. It
+    delays the next step's first kernels a little; a black clip would cost the whole run.
     """
     if not torch.isfinite(x).all():
         raise NotFiniteError(
             f"NaN or infinity in the latents after step {step.number} of {steps} (sigma {sigma:.4g}): "
-            "in float16 most likely an overflow, use bfloat16 or float32; "
-            "else look at the guidance and the other settings, or at the weights"
+            "in float16 this is most likely an overflow, so use bfloat16 or float32; "
+            "in another dtype check the guidance, the other settings and the weights"
         )
 
 
 def _with_bar(run: Generator[Record, None, None], steps: int) -> Generator[Record, None, None]:
-    from tqdm.auto import tqdm  # only for those who look at it
+    # Imported here, so that a run without a bar does not need tqdm.
+    from tqdm.auto import tqdm
 
     with tqdm(total=steps, unit="step") as bar:
         for record in run:

@@ -1,7 +1,7 @@
 """Classifier-free guidance with a scale of its own for every frame.
 
-D = D_u + s_f (D_c - D_u), on the denoised estimates as in the official code. (On the raw outputs of the network
-it would be the same: preconditioning is affine and shared by both branches.)
+Guidance mixes the denoised estimates, as the official code does: D = D_u + s_f (D_c - D_u). Mixing the raw outputs of
+the network would give the same, because preconditioning is affine and shared by both branches.
 
 Shapes: b clips, f frames.
 """
@@ -19,8 +19,7 @@ from torch import Tensor
 from vcut.errors import ConfigError
 
 Scale = Callable[[int], Tensor | Sequence[float]]
-"""The number of frames in, one guidance scale per frame out. Any such function will do."""
-
+"""A function from the number of frames to one guidance scale per frame."""
 
 Shape = Literal["linear", "triangle"]
 
@@ -60,7 +59,8 @@ class Ramp:
         """The scale of each frame, ``[frames]`` in float64."""
         if self.shape == "linear":
             return torch.linspace(self.minimum, self.maximum, frames, dtype=torch.float64)
-        height = 1 - torch.linspace(-1, 1, frames, dtype=torch.float64).abs()  # of one frame: 0
+        # The height of a single frame is 0.
+        height = 1 - torch.linspace(-1, 1, frames, dtype=torch.float64).abs()
         return self.minimum + (self.maximum - self.minimum) * height
 
 
@@ -83,7 +83,7 @@ def frame_scales(scale: Scale, frames: int) -> Tensor:
     """Evaluate and check a scale: ``[f]`` float64 on the CPU.
 
     Raises:
-        ConfigError: not callable, not one finite number per frame.
+        ConfigError: the scale is not callable, or does not return one finite number per frame.
     """
     if not callable(scale):
         raise ConfigError(
@@ -103,7 +103,7 @@ def frame_scales(scale: Scale, frames: int) -> Tensor:
 
 
 def guide(uncond: Tensor, cond: Tensor, scale: Tensor) -> Tensor:
-    """D_u + s_f (D_c - D_u) over ``[b, f, ...]``, with ``scale [f]``. Exactly D_u at 0 and D_c at 1."""
+    """Mix two estimates ``[b, f, ...]`` by ``scale [f]``: D_u + s_f (D_c - D_u), exactly D_u at 0 and D_c at 1."""
     if scale.shape != cond.shape[1:2]:
         raise ConfigError(f"{list(scale.shape)} guidance scales do not fit {list(cond.shape)} (b, f, ...)")
     weight = scale.to(cond.device, cond.dtype).view(1, -1, *[1] * (cond.ndim - 2))

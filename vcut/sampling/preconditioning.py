@@ -1,7 +1,7 @@
-"""From a raw network to a denoiser: v-prediction in EDM's terms.
+"""Preconditioning: a raw network becomes a denoiser, v-prediction in EDM's terms.
 
-EDM (Karras et al. 2022, equation 7): D(x; sigma) = c_skip x + c_out F(c_in x; c_noise), where for SVD's
-v-prediction with unit data variance
+EDM (Karras et al. 2022, equation 7) writes D(x; sigma) = c_skip x + c_out F(c_in x; c_noise). For SVD's v-prediction
+with unit data variance
 
     c_skip = 1 / (sigma^2 + 1)              c_out   = -sigma / sqrt(sigma^2 + 1)
     c_in   = 1 / sqrt(sigma^2 + 1)          c_noise = ln(sigma) / 4
@@ -23,7 +23,7 @@ Network = Callable[[Tensor, float, tuple[Branch, ...]], Tensor]
 """``network(c_in * x [b, f, ...], c_noise, branches) -> F [len(branches), b, f, ...]``, in any float dtype."""
 
 Denoiser = Callable[[Tensor, float, tuple[Branch, ...]], Tensor]
-"""``denoiser(x [b, f, ...], sigma, branches) -> D [len(branches), b, f, ...]``: one clean estimate a branch."""
+"""``denoiser(x [b, f, ...], sigma, branches) -> D [len(branches), b, f, ...]``: one clean estimate per branch."""
 
 Sigma = TypeVar("Sigma", float, Tensor)
 
@@ -49,9 +49,9 @@ def coefficients(sigma: Sigma) -> Coefficients[Sigma]:
 def precondition(network: Network) -> Denoiser:
     """The denoiser of a v-prediction network.
 
-    The branches share x, so the network is handed x once, with the branches to evaluate on it: it may run them
-    as one batch or one after the other. Its output is cast to x's dtype before the sum: the sampler divides
-    x - D by sigma, so at sigma 0.002 a D rounded to half precision would be a large error in the slope.
+    The branches share x, so the network receives x once, with the branches to evaluate on it. It may run them as one
+    batch or one after the other. Its output is cast to x's dtype before the sum: the sampler divides x - D by sigma,
+    so at sigma 0.002 a D rounded to half precision would be a large error in the slope.
     """
 
     def denoise(x: Tensor, sigma: float, branches: tuple[Branch, ...]) -> Tensor:

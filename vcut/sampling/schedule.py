@@ -1,7 +1,7 @@
 """The noise levels (sigmas) that a run visits: N falling levels and a final 0, for N steps.
 
-Levels are float64 on the CPU: the sampler reads them once as Python floats, so that no step waits for a
-device and their rounding never depends on the model's dtype.
+Levels are float64 on the CPU. The sampler reads them once as Python floats, so no step waits for a device, and their
+rounding never depends on the model's dtype.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ SIGMA_MAX = 700.0
 SIGMA_MIN = 0.002
 
 ALIGN_YOUR_STEPS = (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002)
-"""The schedule optimised for Stable Video Diffusion by Sabour et al. (Align Your Steps, arXiv 2404.14507,
-table 3), for :func:`interpolate_sigmas`: eleven levels, the ends of ten steps."""
+"""The schedule that Sabour et al. optimised for Stable Video Diffusion (Align Your Steps, arXiv 2404.14507, table 3):
+eleven levels, the ends of ten steps. :func:`interpolate_sigmas` takes it."""
 
 
 def check_steps(steps: int) -> int:
-    """``steps`` as an int; :class:`ConfigError` unless it is a whole number of at least 1."""
+    """The number of steps as an int; raises :class:`ConfigError` unless it is a whole number of at least 1."""
     try:
         count = operator.index(steps)
     except TypeError:
@@ -46,7 +46,7 @@ def karras_sigmas(
         Falling levels ``[steps + 1]``, float64.
 
     Raises:
-        ConfigError: ``steps`` below 1, ``rho`` not positive, or not 0 < sigma_min < sigma_max < infinity.
+        ConfigError: ``steps`` is below 1, ``rho`` is not positive, or not 0 < sigma_min < sigma_max < infinity.
     """
     steps = check_steps(steps)
     if not 0 < sigma_min < sigma_max < math.inf:
@@ -61,15 +61,15 @@ def karras_sigmas(
 
 
 def check_sigmas(values: Tensor | Sequence[float]) -> Tensor:
-    """A schedule of the caller's own: ``[n]`` levels, positive and strictly falling.
+    """Check a schedule of the caller's own: ``[n]`` levels, positive and strictly falling.
 
-    The final 0 is appended when it is absent, so n positive levels are n steps.
+    If the final 0 is absent it is appended, so n positive levels are n steps.
 
     Returns:
         The levels and the final 0, float64 on the CPU.
 
     Raises:
-        ConfigError: naming the first level that is not finite, not positive or not below the one before.
+        ConfigError: a level is not finite, not positive or not below the one before; the message names the first.
     """
     try:
         sigmas = torch.as_tensor(values, dtype=torch.float64, device="cpu").detach()
@@ -95,16 +95,16 @@ def check_sigmas(values: Tensor | Sequence[float]) -> Tensor:
 def interpolate_sigmas(values: Tensor | Sequence[float], steps: int) -> Tensor:
     """Stretch a short published schedule to any number of steps, linearly in ln(sigma).
 
-    Follows the use that the authors of :data:`ALIGN_YOUR_STEPS` recommend: the list, end points included, is
-    resampled at ``steps + 1`` places and the last level becomes 0. So eleven values are ten steps as they
-    stand, and their last value is where the logarithm stops, not a level that is visited. (To visit it, pass
-    the list to :func:`check_sigmas`, which makes eleven steps of it.)
+    This is how the authors of :data:`ALIGN_YOUR_STEPS` recommend to use their list: it is resampled at ``steps + 1``
+    places, end points included, and the last level becomes 0. So eleven values are ten steps without change. Their
+    last value is where the interpolation ends and is not visited. To visit it, pass the list to
+    :func:`check_sigmas`, which makes eleven steps of it.
 
     Returns:
         Falling levels ``[steps + 1]``, float64, the last 0.
 
     Raises:
-        ConfigError: as :func:`check_sigmas`; fewer than two positive levels; ``steps`` below 1.
+        ConfigError: as :func:`check_sigmas`; also fewer than two positive levels, or ``steps`` below 1.
     """
     steps = check_steps(steps)
     logs = check_sigmas(values)[:-1].log()
