@@ -1,5 +1,5 @@
-"""How the small model is trained: a synthetic world, the three networks, export and evaluation.
+"""Training of the small model: a synthetic world, the three networks, export and evaluation.
 
-Not installed with the wheel. Run from the repository: ``python -m training.vae``, ``training.clip``,
+The wheel does not contain it. Run it from the repository: ``python -m training.vae``, ``training.clip``,
 ``training.unet``, ``training.export``, ``training.evaluate``.
 """

@@ -1,4 +1,4 @@
-"""What a trained file says of itself: networks, size, and how it was trained.
+"""The card of a trained file: networks, size, and how it was trained.
 
 python -m training.card tiny
 """
@@ -17,7 +17,7 @@ from vcut.loading import BOXED
 
 
 def lines(path: Path) -> Iterator[str]:
-    """Markdown, line by line."""
+    """The card of the file at ``path`` in Markdown, line by line."""
     model = vcut.load(path, preset="baseline", device="cpu")
     networks = {"UNet": model.unet, "VAE": model.vae, "CLIP": model.clip}
     for name, network in networks.items():
@@ -30,7 +30,7 @@ def lines(path: Path) -> Iterator[str]:
     named = training["clip_accuracy"]
     yield (
         f"- CLIP's embedding names {named['kind']:.1%} of the kinds and {named['hue']:.1%} of the colours of "
-        f"held-out frames; the place it tells is off by {named['place']:.2f} widths"
+        f"held-out frames; it misses the place by {named['place']:.2f} widths"
     )
     yield ""
     yield "| stage | steps | hours | loss at 10 %, 20 %, ... of them |"
@@ -41,7 +41,7 @@ def lines(path: Path) -> Iterator[str]:
 
 
 def main() -> None:
-    """Print them."""
+    """Print the card."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("model", type=Path, help="tiny, or a file")
     model = parser.parse_args().model

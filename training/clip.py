@@ -1,7 +1,7 @@
-"""Train the image encoder to name what it sees; its embedding is then frozen and becomes the context token.
+"""Train the image encoder to name what it sees. Its embedding is then frozen and becomes the context token.
 
-Linear heads on the embedding predict the shape's kind and colour, its place and its radius. They are thrown
-away; the projection is scaled so that the embedding has unit variance.
+Linear heads on the embedding predict the shape's kind, colour, place and radius. After training the heads are thrown
+away, and the projection is scaled so that the embedding has unit variance.
 
     python -m training.clip runs/clip
 """
@@ -31,7 +31,7 @@ Attributes = tuple[Tensor, Tensor, Tensor]
 
 
 class Objective(nn.Module):
-    """Cross-entropy of kind and hue, squared error of place and radius."""
+    """Loss of the encoder with its heads: cross-entropy of kind and hue, squared error of place and radius."""
 
     def __init__(self, config: CLIPConfig) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Objective(nn.Module):
         self.place = nn.Linear(config.embed_dim, 3)
 
     def forward(self, batch: tuple[Tensor, Attributes]) -> Tensor:
-        """``batch``: pictures [b, 3, H, W] in -1..1 and their attributes."""
+        """Loss of a batch: pictures [b, 3, H, W] in -1..1 and their attributes."""
         pictures, (kind, hue, place) = batch
         embedding = embed(self.clip, pictures)
         wrong_kind = F.cross_entropy(self.kind(embedding), kind)
@@ -70,7 +70,7 @@ def batches(scenes: world.Scenes, pixels: Tensor) -> Callable[[Generator, int], 
 
 @torch.no_grad()
 def accuracy(objective: Objective, clips: int = 128) -> dict[str, float]:
-    """Of the heads on held-out frames: how often kind and hue are right, and the error of the place."""
+    """Accuracy of the heads on held-out frames: shares of right kinds and hues, and the place's error."""
     scenes, pixels = world.clips(clips, HELD_OUT_SEED, CONFIG.frames, CONFIG.width)
     pictures, (kind, hue, place) = batches(scenes, pixels)(Generator().manual_seed(0), 4 * clips)
     embedding = embed(objective.clip, pictures)
@@ -89,7 +89,7 @@ def standardise(clip: CLIPVisionEncoder, pictures: Tensor) -> None:
 
 
 def train_clip(folder: Path, clips: int = 2048, recipe: Recipe = RECIPE) -> Objective:
-    """Train, and return the averaged encoder with its heads."""
+    """Train the encoder, and return its moving average with the heads."""
     objective = Objective(CONFIG.clip)
     if averaged_steps(folder) < recipe.steps:
         scenes, pixels = world.clips(clips, TRAIN_SEED, CONFIG.frames, CONFIG.width)
@@ -99,7 +99,7 @@ def train_clip(folder: Path, clips: int = 2048, recipe: Recipe = RECIPE) -> Obje
 
 
 def main() -> None:
-    """Train and say how well the held-out frames are named."""
+    """Train, and print how well the encoder names held-out frames."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--steps", type=int, default=RECIPE.steps)

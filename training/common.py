@@ -1,8 +1,8 @@
-"""The training loop that all stages share, and the few things it is made of.
+"""The training loop that all stages share, and its parts.
 
-A run is a folder with ``state.pt`` (weights, moving average, optimiser, step) and ``curve.jsonl``. Every batch
-is a function of (seed, step, rank), so a run that was stopped and taken up again equals one that was not,
-and no generator state needs saving.
+A run is a folder with ``state.pt`` (weights, moving average, optimiser, step) and ``curve.jsonl``. Every batch is a
+function of (seed, step, rank). So a run that was stopped and resumed equals one that was not, and no generator state
+needs saving.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from torch import Generator, Tensor, nn
 
 M = TypeVar("M", bound=nn.Module)
 Batch = Any
-"""Whatever an objective takes."""
+"""The input of an objective: a tensor, or a tuple or dataclass of tensors."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long and how fast to learn."""
+    """Length and rates of a training run."""
 
     steps: int
     batch: int
@@ -36,7 +36,7 @@ class Recipe:
     lr_end: float = 3e-5
     warmup: int = 100
     weight_decay: float = 0.01
-    clip: float = 1.0
+    max_norm: float = 1.0  # longer gradients are scaled down to this norm
     ema: float = 0.999
     seed: int = 0
     bf16: bool = False
@@ -51,9 +51,10 @@ class Recipe:
 
 
 def generator(*numbers: int) -> Generator:
-    """A generator of its own for every tuple of numbers, such as (seed, step, rank)."""
+    """A generator that depends on all the numbers, such as (seed, step, rank)."""
     state = 0x9E3779B97F4A7C15
-    for number in numbers:  # splitmix64's finaliser: neighbours share no low bits
+    # The finaliser of splitmix64, so that neighbouring numbers share no low bits.
+    for number in numbers:
         state = (state ^ (number & (2**64 - 1))) * 0xBF58476D1CE4E5B9 % 2**64
         state = (state ^ (state >> 27)) * 0x94D049BB133111EB % 2**64
         state ^= state >> 31
@@ -61,7 +62,7 @@ def generator(*numbers: int) -> Generator:
 
 
 class Average:
-    """Exponential moving average of parameters, slower as the run grows: min(decay, (1 + n) / (10 + n))."""
+    """Exponential moving average of parameters. Its decay grows with the step n: min(decay, (1 + n) / (10 + n))."""
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
@@ -69,7 +70,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
-        """Move towards the parameters after ``step`` steps."""
+        """Move towards the module's parameters, which have made ``step`` steps."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, p in module.named_parameters():
             self.values[name].lerp_(p.detach(), 1 - decay)
@@ -90,7 +91,7 @@ def save(state: Any, path: Path) -> None:
 
 
 def load(path: Path) -> Any:
-    """What :func:`save` wrote; tensors and plain values only."""
+    """Read a state that :func:`save` wrote; only tensors and plain values are accepted."""
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
@@ -112,18 +113,18 @@ def finished(module: M, folder: Path) -> M:
 
 
 def averaged_steps(folder: Path) -> int:
-    """How many steps a run has behind it."""
+    """Steps that the run in ``folder`` has made."""
     path = folder / "state.pt"
     return load(path)["step"] if path.exists() else 0
 
 
 def workers() -> tuple[int, int]:
-    """(rank, world size), as torchrun says; (0, 1) without it."""
+    """Rank and world size, from torchrun's environment; (0, 1) without torchrun."""
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def worker_device() -> torch.device:
-    """This worker's own GPU, or the CPU."""
+    """The device of this worker: its GPU, or the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("cpu")
@@ -143,7 +144,7 @@ def process_group() -> Iterator[None]:
 
 
 def moved(batch: Batch, device: torch.device) -> Batch:
-    """A tensor, or a tuple or dataclass of such, on ``device``."""
+    """The batch on ``device``."""
     if isinstance(batch, Tensor):
         return batch.to(device)
     if isinstance(batch, tuple):
@@ -164,13 +165,16 @@ def train(
     """Minimise ``objective(draw(generator, size))`` and return the curve of this call.
 
     Args:
-        objective: a module whose forward takes a batch and returns a scalar loss. Its parameters with
-            ``requires_grad`` are trained.
-        draw: makes this worker's share of a batch, from a generator and its size.
-        recipe: steps, rates, seed.
-        folder: of the run; taken up where it stopped if it has a state.
-        until: stop early, after this many steps in all, as an interruption would.
-        quiet: no progress bar.
+        objective: a module whose forward takes a batch and returns a scalar loss; parameters with ``requires_grad``
+            are trained.
+        draw: a function that makes this worker's share of a batch, from a generator and the share's size.
+        recipe: steps, rates and seed.
+        folder: folder of the run, which is resumed if the folder has a state.
+        until: number of steps in all after which to stop early, as an interruption would, by default none.
+        quiet: whether to hide the progress bar.
+
+    Raises:
+        FloatingPointError: a gradient holds NaN or infinity.
     """
     rank, size = workers()
     device = worker_device()
@@ -217,7 +221,7 @@ def train(
                 loss = forward(batch)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
-            norm = nn.utils.clip_grad_norm_(objective.parameters(), recipe.clip)
+            norm = nn.utils.clip_grad_norm_(objective.parameters(), recipe.max_norm)
             if not torch.isfinite(norm):
                 raise FloatingPointError(f"the gradient of step {step + 1} holds NaN or infinity")
             optimiser.step()
@@ -239,7 +243,7 @@ def train(
 
 @contextlib.contextmanager
 def _curve_file(path: Path, first: int, rank: int) -> Iterator[Callable[[dict[str, float]], None]]:
-    """Append records to the curve, after dropping those that a resumed run will repeat."""
+    """Open the curve for appending, without the records that a resumed run will repeat."""
     if rank:
         yield lambda record: None
         return
@@ -256,7 +260,7 @@ def _curve_file(path: Path, first: int, rank: int) -> Iterator[Callable[[dict[st
 
 
 def read_curve(path: Path) -> list[dict[str, float]]:
-    """The records of a curve; none if there is no file."""
+    """The records of the curve at ``path``; none if there is no file."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 

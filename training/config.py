@@ -1,4 +1,4 @@
-"""The configuration that is trained here, and the machine's settings for doing it."""
+"""The configuration that is trained here, and the settings of the machine for it."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import torch
 from vcut.config import TINY
 
 CONFIG = TINY
-"""What is trained: the model in the box."""
+"""The model that is trained: the one in the box."""
 
 SHALLOW = dataclasses.replace(CONFIG.vae, layers=0, temporal=False)
-"""The autoencoder while it learns pictures: five times less work, and then grown without changing a result."""
+"""The autoencoder while it learns pictures. It is five times less work, and grows later without changing a result."""
 
 TRAIN_SEED, HELD_OUT_SEED = 1, 2
-"""Of the scenes to learn from, and of those to be judged on."""
+"""Seeds of the scenes to learn from, and of those to be judged on."""
 
 
 def settings() -> None:
-    """What training is run with: oneDNN's matrix products, faster than MKL's on most CPUs.
+    """Choose oneDNN's matrix products, which are faster than MKL's on most CPUs.
 
-    Set MALLOC_MMAP_THRESHOLD_=33554432 and MALLOC_TRIM_THRESHOLD_=1073741824 as well: without them glibc gives
-    every large tensor back to the system and faults its pages in again.
+    Set MALLOC_MMAP_THRESHOLD_=33554432 and MALLOC_TRIM_THRESHOLD_=1073741824 as well: without them glibc returns
+    every large tensor to the system, and the next one has to fault its pages in again.
     """
     torch.set_float32_matmul_precision("medium")

@@ -19,14 +19,14 @@ SIDE = 128
 
 
 def scenes(kind: str) -> world.Scenes:
-    """The first of this kind that is judged on, as one clip of 7 frames per second and motion bucket 127."""
+    """The first held-out scene of this kind, as one clip of 7 frames per second and motion bucket 127."""
     drawn = world.draw(64, HELD_OUT_SEED).asked(motion_bucket=127, fps=7)
     chosen = (drawn.kind == world.KINDS.index(kind)).nonzero().squeeze(1)
     return drawn[chosen[:1]]
 
 
 def main() -> None:
-    """Write them."""
+    """Write one picture of each kind."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder

@@ -27,7 +27,7 @@ from weights_tools.outputs import replacing
 
 
 def trained_unet(folder: Path) -> UNet:
-    """The moving average of a run of :mod:`training.unet`, softmax attention and all."""
+    """The moving average of a run of :mod:`training.unet`, in the form with softmax attention."""
     unet = UNet(CONFIG.unet)
     unet.load_state_dict({name.removeprefix("unet."): t for name, t in averaged(folder).items()})
     return unet.eval().requires_grad_(False)
@@ -71,10 +71,10 @@ def export(
     dtype: torch.dtype = torch.float16,
     training: dict[str, Any] | None = None,
 ) -> None:
-    """Write the three networks and ``config`` to ``path``, whole or not at all; ``training`` goes into its header.
+    """Write the three networks and ``config`` to ``path``, whole or not at all, with ``training`` in its header.
 
     Raises:
-        FloatingPointError: a weight that ``dtype`` cannot hold.
+        FloatingPointError: ``dtype`` cannot hold a weight.
     """
     parts: dict[str, nn.Module] = {"unet": unet, "vae": vae, "clip": clip}
     tensors: dict[str, Tensor] = {}
@@ -92,7 +92,7 @@ def export(
 
 
 def main() -> None:
-    """Export, and say how large it became."""
+    """Export the networks, and print the card of the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     for name in ("vae", "clip", "unet"):
         parser.add_argument(name, type=Path, help=f"folder of training.{name}")

@@ -1,7 +1,7 @@
-"""How far generated clips are from the true future, from the static clip, and from each other.
+"""Distances of generated clips from the true future, from the static clip, and from each other.
 
-Shapes: n clips, f frames, s the side; pictures [n, f, 3, s, s] in 0..1. Errors leave out frame 0, which is
-given. A shape that is nowhere to be seen counts as one width off.
+Shapes: n clips, f frames, s the side; pictures [n, f, 3, s, s] in 0..1. Errors leave out frame 0, which is given. A
+shape that cannot be found counts as one width off.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from training.clip import embed
 from vcut.clip import CLIPVisionEncoder
 
 LOST = 1.0
+"""Error of a shape that cannot be found, in widths."""
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Of a set of clips. Positions in % of the width, over the clips of kinds that move."""
+    """Quality of a set of clips. Positions are in % of the width, over the clips of kinds that move."""
 
     position: float  # mean error of frames 1 .. f-1
     position_last: float  # mean error of the last frame
@@ -34,7 +35,7 @@ class Quality:
 
 
 def quality(frames: Tensor, scenes: world.Scenes, clip: CLIPVisionEncoder) -> Quality:
-    """Compare ``frames`` with the future that ``scenes`` have."""
+    """Compare ``frames`` with the true future of ``scenes``."""
     count = frames.shape[1]
     path = world.track(scenes, count)
     sight = world.see(frames, scenes)
@@ -54,17 +55,17 @@ def quality(frames: Tensor, scenes: world.Scenes, clip: CLIPVisionEncoder) -> Qu
 
 
 def is_kind(scenes: world.Scenes, *names: str) -> Tensor:
-    """Which scenes show one of these kinds, ``[n]``."""
+    """Mask ``[n]`` of the scenes that show one of these kinds."""
     return torch.isin(scenes.kind, torch.tensor([world.KINDS.index(name) for name in names]))
 
 
 def position_errors(found: Tensor, true: Tensor) -> Tensor:
-    """Distances ``[n, f - 1]`` in widths."""
+    """Distances ``[n, f - 1]`` of found from true positions, in widths."""
     return (found - true)[:, 1:].norm(dim=2).nan_to_num(LOST)
 
 
 def angle_error(sight: world.Sight, path: world.Track, chosen: Tensor) -> float:
-    """Of the long axis at the last frame, in degrees: 45 for one that knows nothing."""
+    """Mean error of the long axis at the last frame, in degrees; a random guess has 45."""
     off = (sight.angle - path.angle)[chosen, -1].remainder(math.pi)
     return math.degrees(torch.minimum(off, math.pi - off).mean().item())
 
@@ -77,12 +78,12 @@ def radius_error(frames: Tensor, truth: Tensor, scenes: world.Scenes) -> float:
 
 
 def psnr(found: Tensor, true: Tensor) -> Tensor:
-    """Of every clip, ``[n]`` in dB."""
+    """PSNR of every clip, ``[n]`` in dB."""
     return -10 * (found - true).square().mean((1, 2, 3, 4)).clamp_min(1e-10).log10()
 
 
 def consistency(frames: Tensor, clip: CLIPVisionEncoder) -> float:
-    """``1/(f-1) sum_t 1/2 (<c_1, c_t> + <c_(t-1), c_t>)`` with c the normalised embedding of a frame."""
+    """Equation 7 of the paper: ``1/(f-1) sum_t 1/2 (<c_1, c_t> + <c_(t-1), c_t>)``, c a frame's unit embedding."""
     n, f = frames.shape[:2]
     c = torch.nn.functional.normalize(embed(clip, frames.flatten(0, 1) * 2 - 1), dim=1).view(n, f, -1)
     first = (c[:, :1] * c[:, 1:]).sum(2)
@@ -91,7 +92,7 @@ def consistency(frames: Tensor, clip: CLIPVisionEncoder) -> float:
 
 
 def static_control(scenes: world.Scenes, frames: int, side: int = 32) -> Tensor:
-    """The first frame, repeated."""
+    """Clips that repeat their first frame."""
     return world.render(scenes, 1, side).expand(-1, frames, -1, -1, -1)
 
 
@@ -107,5 +108,5 @@ def random_direction_errors(scenes: world.Scenes, frames: int, seed: int = 0) ->
 
 
 def path_length(position: Tensor) -> Tensor:
-    """How far shapes at ``position [n, f, 2]`` went, ``[n]`` in widths per frame."""
+    """Mean speed ``[n]`` of shapes at ``position [n, f, 2]``, in widths per frame."""
     return position.diff(dim=1).norm(dim=2).mean(1)

@@ -1,8 +1,8 @@
-"""Strips of held-out clips, frames from left to right, one above the other.
+"""Sheets of held-out clips: each clip is a strip of frames from left to right, and strips lie one above the other.
 
-The figures: ``truth`` is the true future, and the clip made from its first frame. ``presets`` is baseline, and vcut
-from the same seed, as figure 3 of the paper. ``embedding`` is the true future, then clips that were given the image
-embedding at every step, at the first third of them only, at the last third only, and at none, as figure 2.
+There are three figures. ``truth`` shows the true future, and the clip made from its first frame. ``presets`` shows
+baseline, and vcut from the same seed, as figure 3 of the paper. ``embedding`` shows the true future, then clips that
+received the image embedding at every step, in the first third only, in the last third only, and at none, as figure 2.
 
     python -m training.sheet tiny sheet.png --figure truth
 """
@@ -32,7 +32,7 @@ WINDOWS = (None, range(1, 9), range(18, 26), ())
 
 
 def strips(rows: Sequence[Tensor], zoom: int) -> Image.Image:
-    """One picture of clips ``[n, f, 3, s, s]`` in 0..1, of which ``rows`` has several versions, grouped by clip."""
+    """One picture of several versions of the same clips ``[n, f, 3, s, s]`` in 0..1, grouped by clip."""
     lines = [rearrange(clips, "n f c h w -> n h (f w) c") for clips in rows]
     gap = torch.ones_like(lines[0][:, :2])
     groups = torch.cat([*lines, gap], dim=1).flatten(0, 1)
@@ -41,7 +41,7 @@ def strips(rows: Sequence[Tensor], zoom: int) -> Image.Image:
 
 
 def figure(name: str, model: str | Path, scenes: world.Scenes) -> list[Tensor]:
-    """The rows of a figure; all from seed 0, fps 7, motion bucket 127."""
+    """The versions of the clips that a figure shows, all from seed 0, fps 7, motion bucket 127."""
 
     def made(preset: str, **options: Any) -> Tensor:
         pipe = vcut.load(model, preset=preset)
@@ -58,7 +58,7 @@ def figure(name: str, model: str | Path, scenes: world.Scenes) -> list[Tensor]:
 
 
 def main() -> None:
-    """Generate and draw."""
+    """Generate the clips and draw the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("model", help="tiny, or a file")
     parser.add_argument("output", type=Path)

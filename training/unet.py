@@ -1,8 +1,8 @@
 """Train the UNet as Stable Video Diffusion was: EDM's loss, noise on the conditioning, conditions left out.
 
-What the preconditioning is, the sampler's own :func:`vcut.sampling.coefficients` says. Left out are, as
-guidance needs it, the embedding alone, the image latents alone, and most often both: that is the unconditional
-branch. Latents and embeddings are computed once, before the first step.
+The preconditioning is the sampler's own, :func:`vcut.sampling.coefficients`. Guidance needs an unconditional branch,
+so some batches lack the embedding, some the image latents, and most of these both. Latents and embeddings are
+computed once, before the first step.
 
     python -m training.unet runs/vae runs/clip runs/unet
     torchrun --nproc-per-node 8 -m training.unet runs/vae runs/clip runs/unet --bf16 --batch 256
@@ -34,14 +34,15 @@ from vcut.vae import VAE
 RECIPE = Recipe(steps=4500, batch=16, lr=1e-3, lr_end=3e-5, warmup=200, weight_decay=0.01, ema=0.998)
 
 LOG_SIGMA_MEAN, LOG_SIGMA_STD = 0.5, 1.6
-WHOLE_RANGE = 0.1  # of the noise levels, drawn evenly in ln(sigma) over all that the sampler visits
+# The share of noise levels that are drawn evenly in ln(sigma) over the sampler's whole range.
+WHOLE_RANGE = 0.1
 LOG_AUG_MEAN, LOG_AUG_STD = -3.5, 0.6
 DROP_EMBEDDING, DROP_IMAGE, DROP_BOTH = 0.05, 0.05, 0.15
 
 
 @dataclass(frozen=True)
 class Data:
-    """Everything about n clips that the UNet learns from, computed once; v noised views of each first frame."""
+    """Training data of n clips, computed once, with v noised views of each first frame."""
 
     scale: float  # 1 / standard deviation of the VAE's latents
     latents: Tensor  # [n, f, z, h, w], times scale
@@ -54,7 +55,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Batch:
-    """b clips at one noise level each."""
+    """A batch of b clips, each at a noise level of its own."""
 
     latents: Tensor  # [b, f, z, h, w], scaled
     noise: Tensor  # like latents
@@ -65,7 +66,7 @@ class Batch:
 
 
 class Objective(nn.Module):
-    """``(1 + sigma^2) / sigma^2 (D - latents)^2``, which is the squared error of the network's raw output."""
+    """EDM's loss ``(1 + sigma^2) / sigma^2 (D - latents)^2``: the squared error of the network's raw output."""
 
     def __init__(self, unet: UNet) -> None:
         super().__init__()
@@ -75,7 +76,7 @@ class Objective(nn.Module):
         return self.losses(batch).mean()
 
     def losses(self, batch: Batch) -> Tensor:
-        """One loss for every clip and frame, ``[b, f]``."""
+        """Losses of every clip and frame, ``[b, f]``."""
         c = coefficients(rearrange(batch.sigma, "b -> b 1 1 1 1"))
         x = batch.latents + rearrange(batch.sigma, "b -> b 1 1 1 1") * batch.noise
         image = repeat(batch.image, "b z h w -> b f z h w", f=x.shape[1])
@@ -105,7 +106,7 @@ def without_dead_weights(unet: UNet) -> UNet:
 
 
 def sigmas(g: Generator, n: int) -> Tensor:
-    """N noise levels to train at: log-normal, and a share evenly over the sampler's whole range."""
+    """Noise levels ``[n]`` to train at: log-normal, and a share of them evenly over the sampler's whole range."""
     normal = LOG_SIGMA_MEAN + LOG_SIGMA_STD * torch.randn(n, generator=g)
     low, high = math.log(SIGMA_MIN), math.log(SIGMA_MAX)
     even = low + (high - low) * torch.rand(n, generator=g)
@@ -113,7 +114,7 @@ def sigmas(g: Generator, n: int) -> Tensor:
 
 
 def batches(data: Data) -> Callable[[Generator, int], Batch]:
-    """Draw clips, noise levels, noise, and what is left out."""
+    """A function that draws clips, noise levels and noise, and leaves out some conditions."""
 
     def draw(g: Generator, size: int) -> Batch:
         i = torch.randint(len(data.latents), (size,), generator=g)
@@ -137,7 +138,7 @@ def batches(data: Data) -> Callable[[Generator, int], Batch]:
 
 @torch.no_grad()
 def prepare(vae: VAE, clip: CLIPVisionEncoder, n: int, seed: int, views: int = 2, part: int = 32) -> Data:
-    """Render n clips and encode them."""
+    """Render n clips and encode them, ``part`` at a time."""
     scenes = world.draw(n, seed)
     g = generator(seed, 1)
     latents, images, embeddings = [], [], []
@@ -167,14 +168,14 @@ def prepare(vae: VAE, clip: CLIPVisionEncoder, n: int, seed: int, views: int = 2
 
 
 def cached(path: Path, make: Callable[[], Data]) -> Data:
-    """Data from ``path``, made and written there the first time."""
+    """Data read from ``path``, or made and written there the first time."""
     if not path.exists():
         save(vars(make()), path)
     return Data(**load(path))
 
 
 def main() -> None:
-    """Train the UNet on what the trained VAE and CLIP tower see."""
+    """Train the UNet on latents and embeddings of the trained VAE and CLIP encoder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("vae", type=Path, help="folder of training.vae")
     parser.add_argument("clip", type=Path, help="folder of training.clip")

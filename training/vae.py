@@ -1,8 +1,8 @@
 """Train the autoencoder: pictures first, then the decoder's temporal layers on clips.
 
-The image stage is a shallow autoencoder without temporal layers on single frames. The clip stage starts from it
-grown to full depth, every new block adding nothing, and trains the decoder alone: the latents stay what they are,
-so the UNet may learn them meanwhile.
+The image stage trains a shallow autoencoder without temporal layers on single frames. The clip stage grows it to full
+depth, where every new block adds nothing yet, and trains the decoder alone. So the latents do not change, and the
+UNet can learn them at the same time.
 
     python -m training.vae runs/vae
 """
@@ -34,7 +34,10 @@ SQUARES, GRADIENT = 5.0, 0.25
 
 
 def difference(found: Tensor, wanted: Tensor) -> Tensor:
-    """L1, L2 and L1 of the gradients of ``[..., h, w, 3]``: L2 for what is small but far off, such as a shape."""
+    """Sum of L1, L2 and L1 of the gradients of ``[..., h, w, 3]``.
+
+    L2 is there for small areas that are far off, such as a shape.
+    """
     loss = (found - wanted).abs().mean() + SQUARES * (found - wanted).square().mean()
     for axis in (-2, -3):
         loss = loss + GRADIENT * (found.diff(dim=axis) - wanted.diff(dim=axis)).abs().mean()
@@ -42,18 +45,19 @@ def difference(found: Tensor, wanted: Tensor) -> Tensor:
 
 
 class ImageObjective(nn.Module):
-    """Reconstruction through a sampled latent, and a small pull towards the unit normal."""
+    """Loss of reconstruction through a sampled latent, with a small pull towards the unit normal."""
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
         self.vae = VAE(config)
         assert self.vae.post_quant_conv is not None
-        nn.init.dirac_(self.vae.post_quant_conv.weight)  # stays: the temporal decoder has none
+        # The temporal decoder has no such convolution, so this one stays the identity.
+        nn.init.dirac_(self.vae.post_quant_conv.weight)
         nn.init.zeros_(self.vae.post_quant_conv.bias)  # type: ignore[arg-type]
         self.vae.post_quant_conv.requires_grad_(False)
 
     def forward(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        """``batch``: pictures [b, H, W, 3] in -1..1, unit noise [b, h, w, z]."""
+        """Loss of a batch: pictures [b, H, W, 3] in -1..1, unit noise [b, h, w, z]."""
         pictures, noise = batch
         x = rearrange(pictures, "b h w c -> b 1 h w c")
         mean, log_var = self.vae.quant_conv(self.vae.encoder(x)).chunk(2, dim=-1)
@@ -64,7 +68,7 @@ class ImageObjective(nn.Module):
 
 
 class ClipObjective(nn.Module):
-    """Reconstruction of whole clips by the temporal decoder from the frozen encoder's means."""
+    """Loss of whole clips that the temporal decoder reconstructs from the frozen encoder's means."""
 
     def __init__(self, vae: VAE) -> None:
         super().__init__()
@@ -73,7 +77,7 @@ class ClipObjective(nn.Module):
         vae.quant_conv.requires_grad_(False)
 
     def forward(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        """``batch``: clips [b, f, H, W, 3] in -1..1, noise [b, f, h, w, z] of the errors a sampler makes."""
+        """Loss of a batch: clips [b, f, H, W, 3] in -1..1, noise [b, f, h, w, z] as large as a sampler's errors."""
         clips, noise = batch
         with torch.no_grad():
             mean = self.vae.quant_conv(self.vae.encoder(clips)).chunk(2, dim=-1)[0]
@@ -83,10 +87,10 @@ class ClipObjective(nn.Module):
 def grown(shallow: VAE, config: VAEConfig) -> VAE:
     """A deeper VAE with temporal layers that computes exactly what ``shallow`` does.
 
-    Every residual block that is new, in space or in time, has a last convolution of zeros and adds nothing yet.
+    Every new residual block, in space or in time, has a last convolution of zeros and adds nothing yet.
 
     Raises:
-        ValueError: ``shallow`` is no part of ``config``.
+        ValueError: ``config`` does not contain ``shallow``.
     """
     vae = VAE(config)
     state = {k: v for k, v in shallow.state_dict().items() if not k.startswith("post_quant_conv")}
@@ -104,7 +108,7 @@ def grown(shallow: VAE, config: VAEConfig) -> VAE:
 
 
 def pictures(clips: Tensor, stride: int, z: int) -> Draw:
-    """Draw frames of ``clips [n, f, s, s, 3]`` in bytes, and the noise of their latents."""
+    """A function that draws frames of ``clips [n, f, s, s, 3]`` in bytes, and the noise of their latents."""
     n, f, side, _, _ = clips.shape
 
     def draw(g: Generator, size: int) -> tuple[Tensor, Tensor]:
@@ -117,7 +121,7 @@ def pictures(clips: Tensor, stride: int, z: int) -> Draw:
 
 
 def whole_clips(clips: Tensor, stride: int, z: int, noise: float) -> Draw:
-    """Draw whole clips, and the noise their latents are decoded with."""
+    """A function that draws whole clips, and the noise that is added to their latents."""
     n, f, side, _, _ = clips.shape
 
     def draw(g: Generator, size: int) -> tuple[Tensor, Tensor]:
@@ -129,12 +133,12 @@ def whole_clips(clips: Tensor, stride: int, z: int, noise: float) -> Draw:
 
 
 def to_float(pixels: Tensor) -> Tensor:
-    """Bytes to -1..1."""
+    """Scale bytes to -1..1."""
     return pixels.float() / 127.5 - 1
 
 
 def train_images(folder: Path, clips: int = 4096, recipe: Recipe = IMAGES) -> VAE:
-    """The image stage; returns the averaged shallow autoencoder."""
+    """Train the image stage, and return the averaged shallow autoencoder."""
     objective = ImageObjective(SHALLOW)
     if averaged_steps(folder) < recipe.steps:
         _, pixels = world.clips(clips, seed=TRAIN_SEED, frames=CONFIG.frames, side=CONFIG.width)
@@ -144,7 +148,7 @@ def train_images(folder: Path, clips: int = 4096, recipe: Recipe = IMAGES) -> VA
 
 
 def train_clips(vae: VAE, folder: Path, clips: int = 512, recipe: Recipe = CLIPS) -> VAE:
-    """The clip stage; returns the averaged autoencoder."""
+    """Train the clip stage, and return the averaged autoencoder."""
     objective = ClipObjective(vae)
     if averaged_steps(folder) < recipe.steps:
         _, pixels = world.clips(clips, seed=TRAIN_SEED, frames=CONFIG.frames, side=CONFIG.width)
@@ -155,7 +159,7 @@ def train_clips(vae: VAE, folder: Path, clips: int = 512, recipe: Recipe = CLIPS
 
 
 def main() -> None:
-    """Both stages, each taken up where it stopped."""
+    """Train both stages, and resume each where it stopped."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--stage", choices=("images", "both"), default="both")

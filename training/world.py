@@ -1,8 +1,8 @@
 """A small world whose future is known: one shape on a textured background, seen for a few frames.
 
-The first frame and the micro-conditioning decide everything that follows. The kind of the shape says how it
-moves, its colour which way, ``motion_bucket`` how fast and ``fps`` how far apart in time the frames are. One unit
-of the world's time, u, is a second at motion bucket 127, so frame k of a clip is at
+The first frame and the micro-conditioning decide everything that follows. The kind of the shape says how it moves,
+and its colour says which way. ``motion_bucket`` says how fast it moves, and ``fps`` how far apart in time the frames are.
+One unit of the world's time, u, is a second at motion bucket 127, so frame k of a clip is at
 
     u = motion_bucket / 127 * k / fps
 
@@ -39,7 +39,7 @@ PALETTE = (
     (0.86, 0.14, 0.78),
 )
 SENSE = (1.0, 1.0, -1.0, -1.0, -1.0, 1.0)
-"""Of each hue: warm colours turn clockwise, hop to the right and grow; cold ones do the opposite."""
+"""Sense of each hue: warm colours turn clockwise, hop to the right and grow; cold ones do the opposite."""
 
 MOVING = ("disc", "square", "triangle", "ring")
 """Kinds whose position changes."""
@@ -59,7 +59,7 @@ LARGEST = 0.32  # radius at which growth ends
 
 @dataclass(frozen=True)
 class Scenes:
-    """n first frames and what a clip is asked to be: everything that a future follows from."""
+    """Scenes of n clips: everything that decides their futures, the first frames and the micro-conditioning."""
 
     kind: Tensor  # [n] index into KINDS
     hue: Tensor  # [n] index into HUES
@@ -89,7 +89,7 @@ class Scenes:
 
 @dataclass(frozen=True)
 class Track:
-    """Where the shape is, how large and how turned, at every frame."""
+    """The shape's place, radius and angle at every frame."""
 
     position: Tensor  # [n, f, 2]
     radius: Tensor  # [n, f]
@@ -100,7 +100,7 @@ WAVES = 2
 
 
 def draw(n: int, seed: int) -> Scenes:
-    """N random scenes, the same for the same seed; scene i does not depend on n only if n is the same."""
+    """Draw n random scenes. The same n and seed give the same scenes; another n gives others."""
     g = Generator().manual_seed(seed)
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
@@ -110,7 +110,7 @@ def draw(n: int, seed: int) -> Scenes:
     hue = torch.randint(len(HUES), (n,), generator=g)
     radius = uniform(0.14, 0.18)
     jitter = uniform(-0.2, 0.2, 2)
-    # discs and squares start a little upstream, so that they have room; the jitter hides which way that is
+    # Discs and squares start a little upstream, so that they have room. The jitter hides which way that is.
     start = 0.5 + jitter - 0.1 * heading(hue) * (kind < 2).unsqueeze(1)
     around = uniform(0, 2 * math.pi)
     orbiting = 0.5 + uniform(0.2, 0.3, 1) * torch.stack([around.cos(), around.sin()], dim=1)
@@ -155,7 +155,7 @@ def times(scenes: Scenes, frames: int) -> Tensor:
 
 
 def track(scenes: Scenes, frames: int) -> Track:
-    """The true future."""
+    """The true future of the scenes: the shape's place, radius and angle at every frame."""
     u = times(scenes, frames)
     start = scenes.start.unsqueeze(1)  # [n, 1, 2]
     radius = scenes.radius.unsqueeze(1).expand_as(u)
@@ -211,7 +211,7 @@ def background(scenes: Scenes, side: int = 32) -> Tensor:
 
 
 def colour(scenes: Scenes) -> Tensor:
-    """Of the shapes, ``[n, 3]`` in 0..1."""
+    """Colours of the shapes, ``[n, 3]`` in 0..1."""
     return torch.tensor(PALETTE)[scenes.hue]
 
 
@@ -223,7 +223,7 @@ def grid(side: int) -> tuple[Tensor, Tensor]:
 
 
 def coverage(scenes: Scenes, path: Track, side: int = 32) -> Tensor:
-    """How much of every pixel the shape covers, ``[n, f, s, s]`` in 0..1: a distance, one pixel soft."""
+    """Share of every pixel that the shape covers, ``[n, f, s, s]`` in 0..1, from its distance, one pixel soft."""
     y, x = grid(side)
     out = torch.zeros(*path.radius.shape, side, side)
     for k, name in enumerate(KINDS):
@@ -266,7 +266,7 @@ def render(scenes: Scenes, frames: int = 8, side: int = 32) -> Tensor:
 
 @dataclass(frozen=True)
 class Sight:
-    """What was found in frames: compare with :class:`Track`."""
+    """The shape as found in frames, to be compared with :class:`Track`."""
 
     position: Tensor  # [n, f, 2]; not a number where nothing of the shape's colour is left
     area: Tensor  # [n, f] in squared widths
@@ -276,8 +276,8 @@ class Sight:
 def see(frames: Tensor, scenes: Scenes, threshold: float = 0.35) -> Sight:
     """Find the shape in ``frames [n, f, 3, s, s]``, true or generated.
 
-    Coverage is how far a pixel has moved from the (known) background towards the shape's colour, from 0 to 1;
-    what is below ``threshold`` counts as nothing, so that faint errors far away do not pull at the centroid.
+    Coverage is how far a pixel has moved from the known background towards the shape's colour, from 0 to 1. Coverage
+    below ``threshold`` counts as 0, so that faint errors far away do not pull at the centroid.
     """
     side = frames.shape[-1]
     behind = background(scenes, side).unsqueeze(1)
@@ -297,7 +297,7 @@ def see(frames: Tensor, scenes: Scenes, threshold: float = 0.35) -> Sight:
 
 
 def clips(n: int, seed: int, frames: int = 8, side: int = 32, part: int = 64) -> tuple[Scenes, Tensor]:
-    """N scenes and their true clips as bytes ``[n, f, s, s, 3]``, rendered ``part`` at a time."""
+    """Draw n scenes and their true clips as bytes ``[n, f, s, s, 3]``, rendered ``part`` at a time."""
     scenes = draw(n, seed)
     pixels = torch.empty(n, frames, side, side, 3, dtype=torch.uint8)
     for i in range(0, n, part):
