@@ -1,8 +1,8 @@
 """A small world whose future is known: one shape on a textured background, seen for a few frames.
 
 The first frame and the micro-conditioning decide everything that follows. The kind of the shape says how it moves,
-and its colour says which way. ``motion_bucket`` says how fast it moves, and ``fps`` how far apart in time the frames are.
-One unit of the world's time, u, is a second at motion bucket 127, so frame k of a clip is at
+and its colour says which way. ``motion_bucket`` says how fast it moves, and ``fps`` how far apart in time the frames
+are. One unit of the world's time, u, is a second at motion bucket 127, so frame k of a clip is at
 
     u = motion_bucket / 127 * k / fps
 
