@@ -19,7 +19,7 @@ GIB = 2**30
 
 
 Run = Callable[[argparse.Namespace], int | None]
-"""What a command does with its parsed arguments."""
+"""The action of a command, on its parsed arguments."""
 
 
 def add(parser: argparse.ArgumentParser, subcommands: Iterable[argparse.ArgumentParser]) -> None:
