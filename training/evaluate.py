@@ -1,8 +1,8 @@
-"""Judge a trained model on held-out images, as the paper's Table IV does its own, but against the truth.
+"""Judge a trained model on held-out pictures, like the paper's Table IV, but against the true future.
 
-Every row is the same clips from the same seeds: 25 steps, guidance 1 to 3, fps 7, motion bucket 127. Rows with
-a cut have no temporal cross-attention, as in the paper, unless they say otherwise. Prints Markdown; ``--json``
-keeps the numbers.
+Every row shows the same clips from the same seeds: 25 steps, guidance 1 to 3, fps 7, motion bucket 127. Rows with a
+cut have no temporal cross-attention, as in the paper, unless they say otherwise. The table is printed in Markdown;
+``--json`` keeps the numbers.
 
     python -m training.evaluate tiny.safetensors --json evaluation.json
 """
@@ -15,7 +15,7 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,81 +30,81 @@ from training.config import HELD_OUT_SEED, settings
 from vcut.config import Mode
 from vcut.pipeline import Pipeline
 from vcut.sampling import Branch, Mix
+from vcut.settings import Settings
 from weights_tools.outputs import replacing
 
 CUTS = (5, 10, 17, 20)
 CONTEXTS: tuple[Mix, ...] = ("mean", "cond", "uncond")
 SPEEDS = (32, 64, 127, 191)
+"""Motion buckets at which the speed of the shapes is measured."""
+
+NO_CUT = Settings(cut=None)
 
 
 @dataclass(frozen=True)
 class Row:
-    """A form of the model and where it is cut."""
+    """One row of the table: a form of the model, and the settings of its runs."""
 
     name: str
     tca: Mode
     sca: Mode
-    cut: int | None = None
-    context: Mix = "mean"
-    embedding: Sequence[int] | None = None  # the steps that receive it, by default all
+    settings: Settings = NO_CUT
 
 
 def rows(cuts: Sequence[int] = CUTS, contexts: Sequence[Mix] = CONTEXTS) -> list[Row]:
-    """Of the table, baseline first; last the paper's figure 2 in numbers."""
+    """The rows of the table: baseline first, and the paper's figure 2 in numbers last."""
+
+    def cut(at: int, context: Mix = "mean") -> Settings:
+        return Settings(cut=at, after=Branch(context, "cond"))
+
+    def embedding(steps: Iterable[int]) -> Settings:
+        return Settings(cut=None, embedding=tuple(steps))
+
     forms = [
         Row("baseline", True, True),
         Row("lossless", "linear_cached", "linear_cached"),
         Row("tca=False, no cut", False, "linear_cached"),
     ]
-    cut = [Row(f"cut at {c}, {m}", False, "linear_cached", c, m) for c in cuts for m in contexts]
-    keeping = [Row(f"lossless, cut at {c}, mean", "linear_cached", "linear_cached", c) for c in cuts]
+    dropping = [Row(f"cut at {c}, {m}", False, "linear_cached", cut(c, m)) for c in cuts for m in contexts]
+    keeping = [Row(f"lossless, cut at {c}, mean", "linear_cached", "linear_cached", cut(c)) for c in cuts]
     windows = [
-        Row(f"embedding at {name}", True, True, embedding=steps)
-        for name, steps in (
-            ("steps 1 to 8 only", range(1, 9)),
-            ("18 to 25 only", range(18, 26)),
-            ("none", ()),
-        )
+        Row("embedding at steps 1 to 8 only", True, True, embedding(range(1, 9))),
+        Row("embedding at 18 to 25 only", True, True, embedding(range(18, 26))),
+        Row("embedding at none", True, True, embedding(())),
     ]
-    return forms + cut + keeping + windows
+    return forms + dropping + keeping + windows
 
 
 def first_frames(scenes: world.Scenes, side: int) -> list[Tensor]:
-    """The pictures that clips are made from, [3, s, s] in 0..1 each."""
+    """Pictures that the clips are made from, [3, s, s] in 0..1 each."""
     return list(world.render(scenes, 1, side)[:, 0])
 
 
 def generate(model: Pipeline, row: Row, scenes: world.Scenes, batch: int) -> Tensor:
-    """Clips ``[n, f, 3, s, s]`` for scenes that all ask for one speed and rate."""
-    images = first_frames(scenes, model.config.width)
-    parts = [
-        model.generate(
-            images[i : i + batch],
-            seed=range(i, i + len(images[i : i + batch])),
-            cut=row.cut,
-            after=Branch(row.context, "cond"),
-            embedding=row.embedding,
-            fps=int(scenes.fps[0]),
-            motion_bucket=int(scenes.motion_bucket[0]),
-        )
-        for i in range(0, len(images), batch)
-    ]
+    """Clips ``[n, f, 3, s, s]`` of scenes that all ask for one speed and rate."""
+    pictures = first_frames(scenes, model.config.width)
+    settings = row.settings.replace(fps=int(scenes.fps[0]), motion_bucket=int(scenes.motion_bucket[0]))
+    parts = []
+    for i in range(0, len(pictures), batch):
+        part = pictures[i : i + batch]
+        parts.append(model.generate(part, **vars(settings.replace(seed=range(i, i + len(part))))))
     return torch.cat(parts)
 
 
 def time_ratios(path: Path, scenes: world.Scenes, table: Sequence[Row], rounds: int) -> list[float]:
-    """Of each row to the first: the median over rounds in which every row is run once, in turn.
+    """Ratio of each row's time to the first row's: the median over rounds in which every row runs once, in turn.
 
-    What a cut step is given takes no time; rows that differ in nothing else share one measurement.
+    What a cut step receives does not change its time, so rows that differ in nothing else share one measurement.
     """
 
-    def costs(row: Row) -> tuple[Mode, Mode, int | None]:
-        return row.tca, row.sca, row.cut
+    def costs(row: Row) -> tuple[Any, ...]:
+        return row.tca, row.sca, row.settings.cut
 
     models = {costs(row): vcut.load(path, preset="baseline", tca=row.tca, sca=row.sca) for row in table}
     first = {costs(row): row for row in reversed(table)}
     ratios: dict[Any, list[float]] = {key: [] for key in models}
-    for i in range(rounds + 1):  # the first is a warm-up
+    # The first round is a warm-up.
+    for i in range(rounds + 1):
         seconds = {}
         for key, row in first.items():
             start = time.perf_counter()
@@ -119,7 +119,7 @@ def time_ratios(path: Path, scenes: world.Scenes, table: Sequence[Row], rounds: 
 def compare(
     path: Path, scenes: world.Scenes, table: Sequence[Row], batch: int, rounds: int
 ) -> list[dict[str, Any]]:
-    """One record for every row: quality, time over that of the first row, distance from the first row."""
+    """Records of the rows: quality, time over the first row's time, distance from the first row."""
     records: list[dict[str, Any]] = []
     reference: Tensor | None = None
     ratios = time_ratios(path, scenes[:4], table, rounds)
@@ -141,7 +141,7 @@ def compare(
 
 
 def controls(scenes: world.Scenes, model: Pipeline) -> list[dict[str, Any]]:
-    """What knows nothing (static, random direction) and what no sampler can beat (the VAE's own error)."""
+    """Records of the controls: clips that know nothing (static, random direction), and the VAE's own error."""
     count, side = model.config.frames, model.config.width
     static = measure.quality(measure.static_control(scenes, count, side), scenes, model.clip)
     anywhere = measure.random_direction_errors(scenes, count)[measure.is_kind(scenes, *world.MOVING)]
@@ -164,7 +164,7 @@ def controls(scenes: world.Scenes, model: Pipeline) -> list[dict[str, Any]]:
 
 
 def speeds(model: Pipeline, scenes: world.Scenes, batch: int) -> list[dict[str, float]]:
-    """Measured against true speed of drifting and orbiting shapes, % of the width per frame, by motion bucket."""
+    """Measured and true speed of drifting and orbiting shapes, in % of the width per frame, by motion bucket."""
     scenes = scenes[measure.is_kind(scenes, "disc", "ring")]
     row = Row("baseline", True, True)
     found = []
@@ -178,7 +178,7 @@ def speeds(model: Pipeline, scenes: world.Scenes, batch: int) -> list[dict[str, 
 
 
 def without_nan(value: Any) -> Any:
-    """The same nested value with null where a number does not exist, such as an angle in clips without bars."""
+    """The same nested value with None for each NaN, such as the angle in clips without bars."""
     if isinstance(value, dict):
         return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -201,7 +201,7 @@ COLUMNS = (
 
 
 def markdown_row(record: dict[str, Any]) -> str:
-    """One line of the table."""
+    """One line of the table in Markdown."""
     cells = [format(record[key], spec) if key in record else "" for key, _, spec in COLUMNS]
     return f"| {record['row']} | " + " | ".join(cells) + " |"
 

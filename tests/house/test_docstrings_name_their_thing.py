@@ -28,7 +28,6 @@ HEADLESS = re.compile(
 NOT_YET: dict[str, int] = {
     "benchmarks": 23,
     "experiments": 1,
-    "training": 3,
     "vcut": 12,
     "vcut/analysis": 16,
     "vcut/cli": 2,

@@ -42,7 +42,7 @@ def test_every_row_of_the_evaluation_runs_from_it_and_lossless_is_baseline(expor
     for row in evaluate.rows(cuts=(2,), contexts=("mean",)):
         model = vcut.load(exported, preset="baseline", tca=row.tca, sca=row.sca, device="cpu")
         image = evaluate.first_frames(scenes, model.config.width)
-        made[row.name] = model.generate(image, seed=[0, 1], steps=2, cut=row.cut)
+        made[row.name] = model.generate(image, seed=[0, 1], steps=2, cut=row.settings.cut)
     assert made["baseline"].shape == (2, 8, 3, 32, 32)
     away = {name: (frames - made["baseline"]).abs().max().item() for name, frames in made.items()}
     assert away["lossless"] < 1e-3  # rounding, as two steps of random weights magnify it
