@@ -1,4 +1,4 @@
-"""From any layout to any layout, folding and casting on the way, one tensor in memory at a time."""
+"""Conversion of any layout to any layout, folding and casting on the way, one tensor in memory at a time."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from weights_tools.layouts import Entry, Form, Shape, entries
 from weights_tools.structure import Layout, Part, Structure, UNetStructure
 
 LISTED = 50
-"""How many faults an error spells out."""
+"""The number of faults that an error lists."""
 
 # Buffers that a file may have or not; they hold the numbers 0, 1, 2... and are not needed.
 _OPTIONAL = {("clip", "diffusers"): "vision_model.embeddings.position_ids"}

@@ -60,7 +60,7 @@ class CLIPStructure:
 Structure = UNetStructure | VAEStructure | CLIPStructure
 
 PUBLISHED: dict[Part, Structure] = {"unet": UNetStructure(), "vae": VAEStructure(), "clip": CLIPStructure()}
-"""What every published checkpoint has, but for the image decoders."""
+"""Structures of every published checkpoint, except those with an image decoder."""
 
 
 def reformed(structure: Structure, tca: Mode | None, sca: Mode | None) -> Structure:

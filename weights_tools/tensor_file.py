@@ -53,7 +53,7 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of its tensors: name -> shape, name -> dtype, and free text."""
+    """Header of a file: name -> shape, name -> dtype, and free text."""
 
     shapes: dict[str, Shape]
     dtypes: dict[str, torch.dtype]
@@ -209,7 +209,7 @@ def _what_it_is(path: Path, size: int, start: bytes) -> str:
 # --- Writing ---
 
 Specs = Mapping[str, tuple[torch.dtype, Shape]]
-"""What a file will hold, before it is made: name -> dtype and shape."""
+"""Contents of a file before it is written: name -> dtype and shape."""
 
 Progress = Callable[[int, int], None]
 """Function that is told the bytes written so far and the bytes in all."""

@@ -37,7 +37,6 @@ NOT_YET: dict[str, int] = {
     "vcut/sweeps": 4,
     "vcut/unet": 7,
     "vcut/vae": 3,
-    "weights_tools": 5,
 }
 """Headless docstrings that each folder may still have. Only ever lower these numbers."""
 
