@@ -29,7 +29,7 @@ NOT_YET: dict[str, int] = {
     "benchmarks": 23,
     "experiments": 1,
     "vcut": 12,
-    "vcut/analysis": 16,
+    "vcut/analysis": 10,
     "vcut/cli": 2,
     "vcut/clip": 3,
     "vcut/kernels": 9,
