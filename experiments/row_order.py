@@ -1,41 +1,100 @@
-"""What a guided clip received when the rows of temporal cross-attention's context were out of order.
+"""What a guided clip received when the rows of temporal cross-attention's contexts were out of order.
 
-diffusers before 0.28 repeated the contexts of a batch in rows (n b) against tokens in rows (b n)
-(``vcut.analysis.audit.context_rows``). This runs a model with the right and with that order and prints, at every
-resolution, the share of pixels that were given another branch's context; the difference of one network call at
-several noise levels; and the difference of whole clips, with the model without temporal cross-attention beside them.
+diffusers before 0.28 repeated the contexts of a batch in rows (n b), and its tokens lay in rows (b n)
+(:func:`context_rows`). With one key, what a pixel receives is the constant of the context that it is given. So the
+wrong order is a context like any other (:func:`interleaved`), and the model stays as it is.
+
+The script runs a model with the right order, with the old one, and without temporal cross-attention. It prints
+
+* at every resolution, the share of pixels that were given another branch's context;
+* at several noise levels, the difference of one guided estimate;
+* the difference of whole runs.
 
     python -m experiments.row_order                       # tiny
     python -m experiments.row_order svd-xt --image photo.jpg --steps 25 --device cuda
     python -m experiments.row_order svd-xt --random --latents 16x32 --frames 3 --steps 4
 
 ``--random`` draws the UNet's weights and a conditioning, and loads nothing.
+
+Shapes: b clips, f frames, n = h*w pixels, c channels, d context width.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
 
 import vcut
 from vcut import sampling
-from vcut.analysis.audit import context_rows, interleaved
 from vcut.analysis.text_table import Table
 from vcut.cli import values
 from vcut.conditioning import Conditioning, bind
-from vcut.config import CONFIGS
-from vcut.unet import UNet, fold
+from vcut.config import CONFIGS, PRESETS, UNetConfig
+from vcut.errors import ConfigError
+from vcut.unet import Context, UNet, fold
 
 SIGMAS = (100.0, 10.0, 1.0, 0.1)
 
 
-def main() -> None:
-    args = arguments()
+def context_rows(clips: int, pixels: int) -> Tensor:
+    """Number of the clip whose context each pixel of each clip was given: ``[b, n]``.
+
+    Tokens lay in rows ``(b n)``, contexts in rows ``(n b)``, and row r took context r. So pixel p of clip i,
+    which is row ``i n + p``, was given the context of clip ``(i n + p) mod b``.
+    """
+    return torch.arange(clips * pixels).reshape(clips, pixels) % clips
+
+
+def interleaved(unet: UNet, embedding: Tensor, height: int, width: int, frames: int) -> Context:
+    """Make the context as diffusers before 0.28 handed it to temporal cross-attention.
+
+    It has a vector per pixel in place of one per clip. Spatial cross-attention was right, and so is a batch of one.
+
+    Args:
+        unet: with ``tca='linear_cached'``; any mode of sca.
+        embedding: ``[b, 1, d]``, for guidance the unconditional clips first.
+        height: of the latents.
+        width: of the latents.
+        frames: as for :meth:`vcut.unet.UNet.cache_context`.
+
+    Raises:
+        ConfigError: another form of temporal cross-attention, or more than one token.
+    """
+    if unet.config.tca != "linear_cached":
+        raise ConfigError(
+            f"interleaved needs tca='linear_cached', got {unet.config.tca!r}: fold the UNet first"
+        )
+    context = unet.cache_context(embedding, frames)
+    blocks = []
+    for pair, stride in zip(context.blocks, strides(unet.config), strict=True):
+        rows = context_rows(context.batch, (height // stride) * (width // stride))
+        vector = cast("Tensor", pair.temporal)  # [b, 1, 1, c]
+        blocks.append(pair._replace(temporal=vector[rows, 0, 0].unsqueeze(1)))  # [b, 1, n, c]
+    return context._replace(blocks=tuple(blocks))
+
+
+def strides(config: UNetConfig) -> list[int]:
+    """Latents per pixel of the map, along each side, for every pair of blocks in order of execution."""
+    levels = [(2**i, level.attention) for i, level in enumerate(config.levels)]
+    down = [stride for stride, attends in levels if attends for _ in range(config.layers * config.depth)]
+    middle = [levels[-1][0]] * config.depth
+    up = [
+        stride
+        for stride, attends in reversed(levels)
+        if attends
+        for _ in range((config.layers + 1) * config.depth)
+    ]
+    return [*down, *middle, *up]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = arguments(argv)
     unet, conditioning, frames = load(args)
     n, _, h, w = conditioning.latents.shape
     draw = torch.Generator().manual_seed(args.seed)
@@ -65,13 +124,15 @@ NOTES = (
 )
 
 
-def arguments() -> argparse.Namespace:
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="The row order experiment.")
     parser.add_argument("model", nargs="?", default="tiny", help="a name, a folder or a .safetensors file")
     parser.add_argument(
         "--random", action="store_true", help="draw weights and conditioning; model is a name"
     )
-    parser.add_argument("--image", type=Path, help="whose conditioning is used (default: drawn)")
+    parser.add_argument(
+        "--image", type=Path, help="picture that conditions the clip (default: a drawn conditioning)"
+    )
     parser.add_argument(
         "--latents", type=values.size, help="width x height of the latents (default: the model's)"
     )
@@ -79,7 +140,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=values.count, default=10)
     parser.add_argument("--seed", type=values.seed, default=0)
     parser.add_argument("--device", default="cpu")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def load(args: argparse.Namespace) -> tuple[UNet, Conditioning, int]:
@@ -117,14 +178,17 @@ def load(args: argparse.Namespace) -> tuple[UNet, Conditioning, int]:
 
 def with_old_rows(unet: UNet, height: int, width: int) -> UNet:
     """A view of ``unet``, sharing its weights, whose contexts come in the old order."""
+
+    def cache_context(embedding: Tensor, frames: int) -> Context:
+        return interleaved(unet, embedding, height, width, frames)
+
     view = copy.copy(unet)
-    view.cache_context = lambda embedding, frames=None: interleaved(  # type: ignore[method-assign]
-        unet, embedding, height, width, frames
-    )
+    vars(view)["cache_context"] = cache_context
     return view
 
 
 def shares(unet: UNet, height: int, width: int) -> Iterator[tuple[str, ...]]:
+    """Share of pixels with another branch's context at each resolution, and whether both branches had the same."""
     for i in range(len(unet.config.levels)):
         h, w = height >> i, width >> i
         rows = context_rows(2, h * w)
@@ -151,7 +215,8 @@ def runs(
     forms: dict[str, UNet], conditioning: Conditioning, noise: Tensor, steps: int
 ) -> Iterator[tuple[str, ...]]:
     """Whole runs: never cut, as the paper's baseline; and cut where the paper cuts."""
-    for label, cut in (("never cut", None), ("cut at 16/25", round(steps * 16 / 25) + 1)):
+    paper = PRESETS["vcut"].cut_step(steps)
+    for label, cut in (("never cut", None), (f"cut at step {paper}", paper)):
         latents = {
             name: sampling.sample(
                 sampling.precondition(bind(unet, conditioning)),
@@ -166,6 +231,7 @@ def runs(
 
 
 def differences(results: dict[str, Tensor]) -> tuple[str, ...]:
+    """Relative differences between the forms, for the columns of ``HEAD``."""
     pairs = (("old", "right"), ("none", "right"), ("none", "old"))
     return tuple(f"{rms(results[a] - results[b]) / rms(results[b]):.3f}" for a, b in pairs)
 

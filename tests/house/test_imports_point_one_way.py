@@ -108,3 +108,12 @@ def test_the_library_never_imports_diffusers_or_transformers() -> None:
             if isinstance(node, (ast.Import, ast.ImportFrom)):
                 names = [a.name for a in node.names] + [getattr(node, "module", None) or ""]
                 assert not any(n.split(".")[0] in ("diffusers", "transformers", "sgm") for n in names), file
+
+
+def test_the_library_never_imports_the_scripts_around_it() -> None:
+    for file in [*(ROOT / "vcut").rglob("*.py"), *(ROOT / "weights_tools").rglob("*.py")]:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                names = [a.name for a in node.names] + [getattr(node, "module", None) or ""]
+                around = ("experiments", "benchmarks", "training", "tests")
+                assert not any(n.split(".")[0] in around for n in names), file

@@ -2,7 +2,7 @@
 
 Temporal tokens of a batch lie in rows (b n), so contexts must be repeated in that order. Here they are never
 repeated: a clip's queries meet its context in one call, or its vector is broadcast. The wrong order is an experiment,
-see ``tests/test_audit_row_order.py``.
+see ``tests/experiments/test_row_order.py``.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ import pytest
 import torch
 from proof_models import inputs, random_unet
 
-from vcut.analysis.audit import audit, interleaved
+from experiments.row_order import interleaved
+from vcut.analysis.audit import audit
 from vcut.config import Mode
 from vcut.errors import ConfigError
 from vcut.unet.attention import CrossAttention
@@ -60,7 +61,7 @@ def test_every_linear_form_refuses_them_and_says_why(tca: Mode, sca: Mode, token
 
 def test_the_row_order_experiment_refuses_them_too() -> None:
     with pytest.raises(ConfigError, match="exactly one token, got 2"):
-        interleaved(random_unet("linear_cached", "linear_cached"), inputs(tokens=2).context, 8, 16)
+        interleaved(random_unet("linear_cached", "linear_cached"), inputs(tokens=2).context, 8, 16, frames=3)
 
 
 @torch.no_grad()

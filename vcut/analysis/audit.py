@@ -5,9 +5,6 @@ Over one context token the softmax is 1 and a cross-attention adds ``W_o W_v e +
 softmax is from 1, how far what attention adds is from its cached linear form, how large that constant is beside
 the stream it is added to, and how many parameters cannot reach the output. ``docs/audit.md`` is the argument.
 
-:func:`interleaved` is an experiment beside it: the context as temporal cross-attention received it in diffusers
-before 0.28, where the rows of a batch were out of order.
-
 Shapes: b clips, f frames, n = h*w pixels, c channels, m context tokens, d context width; g is 1, or f when every
 frame has a context of its own.
 """
@@ -19,17 +16,16 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
 from vcut.analysis.text_table import Table
-from vcut.errors import ConfigError, NotFiniteError
-from vcut.unet import Context, UNet, fold
+from vcut.errors import NotFiniteError
+from vcut.unet import UNet, fold
 from vcut.unet.attention import Cached, CrossAttention, KeyValue
-from vcut.unet.model import DownLevel, UpLevel
 from vcut.unet.transformer import Block
 
 Kind = Literal["spatial", "temporal"]
@@ -289,59 +285,3 @@ def _rms(x: Tensor) -> float:
 
 def _ratio(part: float, whole: float) -> float:
     return part / whole if whole else math.copysign(math.inf, part) if part else 0.0
-
-
-# The row order of diffusers before 0.28
-
-
-def context_rows(clips: int, pixels: int) -> Tensor:
-    """Whose context each pixel of each clip was given: ``[b, n]``, numbers of clips.
-
-    Tokens lay in rows ``(b n)``, contexts in rows ``(n b)``, and row r took context r. So pixel p of clip i,
-    which is row ``i n + p``, was given the context of clip ``(i n + p) mod b``.
-    """
-    return torch.arange(clips * pixels).reshape(clips, pixels) % clips
-
-
-def interleaved(unet: UNet, embedding: Tensor, height: int, width: int, frames: int | None = None) -> Context:
-    """The context as diffusers before 0.28 handed it to temporal cross-attention. For experiments only.
-
-    With one key, what a pixel receives is the constant of the context that it is given, so the wrong order is a
-    context like any other: a vector per pixel in place of one per clip. Spatial cross-attention was right, and
-    so is a batch of one.
-
-    Args:
-        unet: with ``tca='linear_cached'``; any other mode for sca.
-        embedding: ``[b, 1, d]``, for guidance the unconditional clips first.
-        height: of the latents.
-        width: of the latents.
-        frames: as for :meth:`vcut.unet.UNet.cache_context`.
-
-    Raises:
-        ConfigError: another form of temporal cross-attention, or more than one token.
-    """
-    if unet.config.tca != "linear_cached":
-        raise ConfigError(
-            f"interleaved needs tca='linear_cached', got {unet.config.tca!r}: fold the UNet first"
-        )
-    context = unet.cache_context(embedding, frames)
-    blocks = []
-    for pair, stride in zip(context.blocks, _strides(unet), strict=True):
-        rows = context_rows(context.batch, (height // stride) * (width // stride))
-        vector = cast("Tensor", pair.temporal)  # [b, 1, 1, c]
-        blocks.append(pair._replace(temporal=vector[rows, 0, 0].unsqueeze(1)))  # [b, 1, n, c]
-    return context._replace(blocks=tuple(blocks))
-
-
-def _strides(unet: UNet) -> Iterator[int]:
-    """Latents per pixel of the map, along each side, for the pairs of blocks in order of execution."""
-
-    def pairs(level: DownLevel | UpLevel) -> int:
-        return unet.config.depth * sum(layer.transformer is not None for layer in level.layers)
-
-    last = len(unet.config.levels) - 1
-    for i, down in enumerate(unet.down):
-        yield from [2**i] * pairs(down)
-    yield from [2**last] * unet.config.depth  # the middle
-    for i, up in enumerate(unet.up):
-        yield from [2 ** (last - i)] * pairs(up)

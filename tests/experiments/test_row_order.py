@@ -15,7 +15,7 @@ from einops import rearrange, repeat
 from proof_models import HEIGHT, WIDTH, inputs, random_unet
 from torch import Tensor
 
-from vcut.analysis.audit import context_rows, interleaved
+from experiments.row_order import context_rows, interleaved, main
 from vcut.errors import ConfigError
 from vcut.unet import UNet, fold
 
@@ -52,7 +52,7 @@ def test_it_equals_the_computation_as_it_was(clips: int) -> None:
     lossless = fold(unet, tca="linear_cached", sca="linear_cached")
     right, wrong = (
         unet(x, c_noise, e, time_ids),
-        lossless(x, c_noise, interleaved(lossless, e, HEIGHT, WIDTH), time_ids),
+        lossless(x, c_noise, interleaved(lossless, e, HEIGHT, WIDTH, frames=x.shape[1]), time_ids),
     )
     with rows_written_out(unet, e, "(n b)"):
         torch.testing.assert_close(wrong, unet(x, c_noise, e, time_ids), rtol=1e-11, atol=1e-12)
@@ -105,7 +105,7 @@ def test_of_more_clips_most_pixels_were_wrong() -> None:
 def test_each_layers_own_resolution_is_used() -> None:
     unet = random_unet("linear_cached", "linear_cached")
     e = inputs().context
-    context, right = interleaved(unet, e, HEIGHT, WIDTH), unet.cache_context(e)
+    context, right = interleaved(unet, e, HEIGHT, WIDTH, frames=3), unet.cache_context(e, frames=3)
     pixels = [block.temporal.shape[2] for block in context.blocks if isinstance(block.temporal, Tensor)]
     assert pixels == [128, 128, 32, 32, 8, 8, 2, 8, 8, 8, 32, 32, 32, 128, 128, 128]
     for wrong_block, right_block in zip(context.blocks, right.blocks, strict=True):
@@ -116,11 +116,21 @@ def test_each_layers_own_resolution_is_used() -> None:
 def test_a_single_pass_was_never_wrong() -> None:
     """After the cut there is one branch: the paper's quality improvement stage did not carry the fault."""
     unet, args = random_unet("linear_cached", "linear_cached"), inputs(b=1)
-    context = interleaved(unet, args.context, HEIGHT, WIDTH)
+    context = interleaved(unet, args.context, HEIGHT, WIDTH, frames=3)
     assert torch.equal(unet(args.x, args.c_noise, context, args.time_ids), unet(*args))
 
 
 def test_it_needs_the_lossless_form() -> None:
     for tca in (True, False):
         with pytest.raises(ConfigError, match="needs tca='linear_cached'"):
-            interleaved(random_unet(tca, True), inputs().context, HEIGHT, WIDTH)
+            interleaved(random_unet(tca, True), inputs().context, HEIGHT, WIDTH, frames=3)
+
+
+def test_the_script_prints_shares_estimates_and_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["tiny", "--random", "--latents", "8x4", "--frames", "2", "--steps", "4"])
+    lines = capsys.readouterr().out.splitlines()
+    (share,) = (line for line in lines if line.startswith("4x8 "))
+    assert share.split() == ["4x8", "50%", "50%", "True"]
+    rows = [line for line in lines if line.startswith(("sigma", "never cut", "cut at step 4"))]
+    assert len(rows) == 6
+    assert all(float(value) > 0 for row in rows for value in row.split()[-3:])
