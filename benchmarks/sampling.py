@@ -240,9 +240,9 @@ def _ours(unet: UNet, form: str, config: SVDConfig, places: dict[str, Path], set
         conditioning = pipe.condition(
             pixels, image_noise, fps=config.fps, motion_bucket=config.motion_bucket, noise_aug=0.02
         )
-        denoiser = precondition(bind(pipe.unet, conditioning))
-        cut = preset.cut_step(steps)
-        return sample(denoiser, noise, karras_sigmas(steps), plan(steps, cut), linear(1.0, 3.0))
+        evaluated = plan(steps, preset.cut_step(steps))
+        denoiser = precondition(bind(pipe.unet, conditioning, evaluated, noise.shape[1]))
+        return sample(denoiser, noise, karras_sigmas(steps), evaluated, linear(1.0, 3.0))
 
     return run
 

@@ -205,7 +205,8 @@ def calls(forms: dict[str, UNet], conditioning: Conditioning, noise: Tensor) -> 
         x = noise * (sigma**2 + 1) ** 0.5
         guided = {}
         for name, unet in forms.items():
-            uncond, cond = sampling.precondition(bind(unet, conditioning))(x, sigma, branches)
+            network = bind(unet, conditioning, sampling.plan(1), noise.shape[1])
+            uncond, cond = sampling.precondition(network)(x, sigma, branches)
             guided[name] = sampling.guide(uncond, cond, scale)
         yield f"sigma {sigma:g}", *differences(guided)
 
@@ -217,12 +218,13 @@ def runs(
     """Whole runs: never cut, as the paper's baseline; and cut where the paper cuts."""
     paper = PRESETS["vcut"].cut_step(steps)
     for label, cut in (("never cut", None), (f"cut at step {paper}", paper)):
+        plan = sampling.plan(steps, cut)
         latents = {
             name: sampling.sample(
-                sampling.precondition(bind(unet, conditioning)),
+                sampling.precondition(bind(unet, conditioning, plan, noise.shape[1])),
                 noise,
                 sampling.karras_sigmas(steps),
-                sampling.plan(steps, cut),
+                plan,
                 sampling.linear(1.0, 3.0),
             )
             for name, unet in forms.items()

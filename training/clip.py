@@ -21,7 +21,7 @@ from torch import Generator, Tensor, nn
 from training import world
 from training.common import Recipe, averaged, averaged_steps, finish, process_group, train
 from training.config import CONFIG, HELD_OUT_SEED, TRAIN_SEED, settings
-from vcut.clip import CLIPVisionEncoder, preprocess
+from vcut.clip import CLIPVisionEncoder
 from vcut.config import CLIPConfig
 
 RECIPE = Recipe(steps=6000, batch=24, lr=1e-3, lr_end=2e-5, weight_decay=0.01, ema=0.99)
@@ -43,15 +43,10 @@ class Objective(nn.Module):
     def forward(self, batch: tuple[Tensor, Attributes]) -> Tensor:
         """Loss of a batch: pictures [b, 3, H, W] in -1..1 and their attributes."""
         pictures, (kind, hue, place) = batch
-        embedding = embed(self.clip, pictures)
+        embedding = self.clip.embed(pictures)[:, 0]
         wrong_kind = F.cross_entropy(self.kind(embedding), kind)
         wrong_hue = F.cross_entropy(self.hue(embedding), hue)
         return wrong_kind + wrong_hue + 10 * F.mse_loss(self.place(embedding), place)
-
-
-def embed(clip: CLIPVisionEncoder, pictures: Tensor) -> Tensor:
-    """The embedding ``[b, d]`` of pictures ``[b, 3, H, W]`` in -1..1, as the pipeline computes it."""
-    return clip(preprocess(pictures, clip.config.image_size))
 
 
 def batches(scenes: world.Scenes, pixels: Tensor) -> Callable[[Generator, int], tuple[Tensor, Attributes]]:
@@ -73,7 +68,7 @@ def accuracy(objective: Objective, clips: int = 128) -> dict[str, float]:
     """Accuracy of the heads on held-out frames: shares of right kinds and hues, and the place's error."""
     scenes, pixels = world.clips(clips, HELD_OUT_SEED, CONFIG.frames, CONFIG.width)
     pictures, (kind, hue, place) = batches(scenes, pixels)(Generator().manual_seed(0), 4 * clips)
-    embedding = embed(objective.clip, pictures)
+    embedding = objective.clip.embed(pictures)[:, 0]
     found = objective.place(embedding)
     return {
         "kind": (objective.kind(embedding).argmax(1) == kind).float().mean().item(),
@@ -85,7 +80,7 @@ def accuracy(objective: Objective, clips: int = 128) -> dict[str, float]:
 @torch.no_grad()
 def standardise(clip: CLIPVisionEncoder, pictures: Tensor) -> None:
     """Scale the projection in place so that embeddings of ``pictures`` have unit mean square."""
-    clip.proj.weight /= embed(clip, pictures).square().mean().sqrt()
+    clip.proj.weight /= clip.embed(pictures)[:, 0].square().mean().sqrt()
 
 
 def train_clip(folder: Path, clips: int = 2048, recipe: Recipe = RECIPE) -> Objective:

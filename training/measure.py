@@ -13,7 +13,6 @@ import torch
 from torch import Generator, Tensor
 
 from training import world
-from training.clip import embed
 from vcut.clip import CLIPVisionEncoder
 
 LOST = 1.0
@@ -85,7 +84,7 @@ def psnr(found: Tensor, true: Tensor) -> Tensor:
 def consistency(frames: Tensor, clip: CLIPVisionEncoder) -> float:
     """Equation 7 of the paper: ``1/(f-1) sum_t 1/2 (<c_1, c_t> + <c_(t-1), c_t>)``, c a frame's unit embedding."""
     n, f = frames.shape[:2]
-    c = torch.nn.functional.normalize(embed(clip, frames.flatten(0, 1) * 2 - 1), dim=1).view(n, f, -1)
+    c = torch.nn.functional.normalize(clip.embed(frames.flatten(0, 1) * 2 - 1)[:, 0], dim=1).view(n, f, -1)
     first = (c[:, :1] * c[:, 1:]).sum(2)
     previous = (c[:, :-1] * c[:, 1:]).sum(2)
     return (0.5 * (first + previous)).mean().item()

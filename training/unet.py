@@ -22,7 +22,6 @@ from einops import rearrange, repeat
 from torch import Generator, Tensor, nn
 
 from training import world
-from training.clip import embed
 from training.common import Recipe, finished, generator, load, process_group, save, train
 from training.config import CONFIG, SHALLOW, TRAIN_SEED, settings
 from vcut.clip import CLIPVisionEncoder
@@ -153,7 +152,7 @@ def prepare(vae: VAE, clip: CLIPVisionEncoder, n: int, seed: int, views: int = 2
         noised = first + level * torch.randn(first.shape, generator=g)
         encoded = vae.encode(rearrange(noised, "n v c h w -> (n v) c h w"))
         images.append(rearrange(encoded, "(n v) z h w -> n v z h w", v=views))
-        embeddings.append(embed(clip, frames[:, 0]))
+        embeddings.append(clip.embed(frames[:, 0])[:, 0])
     encoded = torch.cat(latents)
     scale = 1 / encoded.std().item()
     return Data(

@@ -1,60 +1,95 @@
 """What a clip is conditioned on, and the network bound to it.
 
-Shapes: n clips, f frames, d context width, h w latent size.
+Shapes: n clips, k branches, f frames, d context width, h w latent size.
 """
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
-from vcut.sampling import Branch, Mix, Network
+from vcut.sampling import Branch, Mix, Network, Plan
 from vcut.unet import Context, UNet
 
 WEIGHTS: dict[Mix, float] = {"cond": 1.0, "mean": 0.5, "uncond": 0.0}
-"""What is left of a conditional value: all, half (the paper's equation 4) or nothing (classifier-free guidance)."""
+"""Factor on a conditional value: all of it, half (the paper's equation 4) or nothing (classifier-free guidance)."""
 
 
 @dataclass(frozen=True)
 class Conditioning:
     """The three ways in which an image and its settings reach the UNet."""
 
-    embedding: Tensor  # [n, 1, d]: CLIP, to the cross-attentions
-    latents: Tensor  # [n, 4, h, w]: VAE, unscaled, concatenated to every frame's noisy latents
-    time_ids: Tensor  # [n, 3]: fps - 1, motion bucket, noise augmentation strength
+    # [n, 1, d]: CLIP's, for the cross-attentions
+    embedding: Tensor
+    # [n, 4, h, w]: the VAE's, unscaled, concatenated to every frame's noisy latents
+    latents: Tensor
+    # [n, 3]: fps - 1, motion bucket, noise augmentation strength
+    time_ids: Tensor
 
 
-def bind(unet: UNet, conditioning: Conditioning, *, sequential: bool = False) -> Network:
+class Inputs(NamedTuple):
+    """What one call of the UNet is given besides the noisy latents: k branches of n clips as one batch."""
+
+    context: Context
+    # [k n, 4, h, w]
+    latents: Tensor
+    # [k n, 3]
+    time_ids: Tensor
+
+
+def bind(
+    unet: UNet, conditioning: Conditioning, plan: Plan, frames: int, *, sequential: bool = False
+) -> Network:
     """The network F(x, c_noise, branches) of one run.
 
-    The contexts of each set of branches, and the frames' positions, are cached at its first step, once per run. The
-    branches go through the UNet as one batch, or one after the other (``sequential``: less memory at a time, the
-    same result).
+    Its contexts are made here, before the first step: one for the guided steps and one for the others. The branches
+    of a step go through the UNet as one batch, or one after the other.
+
+    Args:
+        unet: the UNet that the contexts are made for.
+        conditioning: of n clips.
+        plan: the steps that will be run. Branches of no step of it work too; their context is made at each call.
+        frames: number of frames of a clip.
+        sequential: run the branches one after the other: less memory at a time, equal output.
     """
-
-    @functools.cache
-    def conditions(branches: tuple[Branch, ...], frames: int) -> tuple[Context, Tensor, Tensor]:
-        embedding = torch.cat([WEIGHTS[branch.context] * conditioning.embedding for branch in branches])
-        latents = torch.cat([WEIGHTS[branch.latents] * conditioning.latents for branch in branches])
-        time_ids = conditioning.time_ids.repeat(len(branches), 1)
-        return unet.cache_context(embedding, frames), latents, time_ids
-
-    def evaluate(x: Tensor, c_noise: float, branches: tuple[Branch, ...]) -> Tensor:
-        context, latents, time_ids = conditions(branches, x.shape[1])
-        noisy = repeat(x, "n f c h w -> (k n) f c h w", k=len(branches))
-        image = repeat(latents, "kn c h w -> kn f c h w", f=x.shape[1])
-        inputs = torch.cat([noisy.to(unet.dtype), image.to(unet.dtype)], dim=2)
-        noise_level = torch.full((1,), c_noise, device=x.device)  # a fill, not a copy from the host
-        output = unet(inputs, noise_level, context, time_ids)
-        return rearrange(output, "(k n) f c h w -> k n f c h w", k=len(branches))
+    calls = {call for step in plan for call in _calls(step.branches, sequential)}
+    inputs = {call: _inputs(unet, conditioning, call, frames) for call in calls}
 
     def network(x: Tensor, c_noise: float, branches: tuple[Branch, ...]) -> Tensor:
-        if sequential:
-            return torch.cat([evaluate(x, c_noise, (branch,)) for branch in branches])
-        return evaluate(x, c_noise, branches)
+        outputs = []
+        for call in _calls(branches, sequential):
+            given = inputs[call] if call in inputs else _inputs(unet, conditioning, call, frames)
+            outputs.append(_evaluate(unet, given, x, c_noise))
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     return network
+
+
+def _calls(branches: tuple[Branch, ...], sequential: bool) -> list[tuple[Branch, ...]]:
+    """The calls of the UNet that one step makes."""
+    return [(branch,) for branch in branches] if sequential else [branches]
+
+
+def _inputs(unet: UNet, conditioning: Conditioning, branches: tuple[Branch, ...], frames: int) -> Inputs:
+    embedding = torch.cat([WEIGHTS[branch.context] * conditioning.embedding for branch in branches])
+    return Inputs(
+        unet.cache_context(embedding, frames),
+        torch.cat([WEIGHTS[branch.latents] * conditioning.latents for branch in branches]),
+        conditioning.time_ids.repeat(len(branches), 1),
+    )
+
+
+def _evaluate(unet: UNet, inputs: Inputs, x: Tensor, c_noise: float) -> Tensor:
+    """One call of the UNet on ``x [n, f, c, h, w]``: ``[k, n, f, c, h, w]``."""
+    k = len(inputs.latents) // len(x)
+    noisy = repeat(x, "n f c h w -> (k n) f c h w", k=k)
+    image = repeat(inputs.latents, "kn c h w -> kn f c h w", f=x.shape[1])
+    latents = torch.cat([noisy.to(unet.dtype), image.to(unet.dtype)], dim=2)
+    # a fill, not a copy from the host
+    noise_level = torch.full((1,), c_noise, device=x.device)
+    output = unet(latents, noise_level, inputs.context, inputs.time_ids)
+    return rearrange(output, "(k n) f c h w -> k n f c h w", k=k)

@@ -52,12 +52,7 @@ def _check_divides(what: str, sizes: tuple[int, ...], divisor: int, into: str) -
 
 def _check_positive(config: object, *names: str) -> None:
     for name in names:
-        value = getattr(config, name)
-        kind = float if name == "scale" else int
-        if not isinstance(value, (kind, int)) or isinstance(value, bool) or value <= 0:
-            raise ConfigError(
-                f"{type(config).__name__}.{name} must be a positive {kind.__name__}, got {value!r}"
-            )
+        whole_number(f"{type(config).__name__}.{name}", getattr(config, name))
 
 
 @dataclass(frozen=True)
@@ -128,9 +123,11 @@ class VAEConfig:
     scale: float = 0.18215  # latents are multiplied by it before diffusion, divided before decoding
 
     def __post_init__(self) -> None:
-        _check_positive(self, "latent_channels", "scale")
-        if not isinstance(self.layers, int) or self.layers < 0:  # at 0 the decoder still has one a level
-            raise ConfigError(f"VAEConfig.layers must be a whole number, got {self.layers!r}")
+        _check_positive(self, "latent_channels")
+        # at 0 the decoder still has one resnet a level
+        whole_number("VAEConfig.layers", self.layers, least=0)
+        if isinstance(self.scale, bool) or not isinstance(self.scale, float | int) or not self.scale > 0:
+            raise ConfigError(f"VAEConfig.scale must be a number above 0, got {self.scale!r}")
         _check_divides("VAE channels", self.channels, self.norm_groups, "norm groups")
 
     @property
@@ -242,6 +239,20 @@ class Preset:
     tca: Mode
     sca: Mode
     guided_fraction: float = 1.0  # of the steps, before the cut
+
+    @property
+    def lossy(self) -> bool:
+        """Whether the form leaves out a cross-attention that the published model has."""
+        return self.tca is False or self.sca is False
+
+    @property
+    def form(self) -> str:
+        """The cross-attentions in words."""
+        parts = {"temporal": self.tca, "spatial": self.sca}
+        dropped = " and ".join(name for name, mode in parts.items() if mode is False)
+        if dropped:
+            return f"{dropped} cross-attention dropped"
+        return "as published" if self.tca is self.sca is True else "cross-attentions cached"
 
     def cut_step(self, steps: int) -> int:
         """The first step without guidance, counted from 1; ``steps + 1`` when there is none."""

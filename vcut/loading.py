@@ -16,7 +16,7 @@ from vcut import hub
 from vcut.clip import CLIPVisionEncoder
 from vcut.config import CONFIGS, CLIPConfig, Mode, Preset, SVDConfig, UNetConfig, VAEConfig, choose_preset
 from vcut.errors import CheckpointError, ConfigError
-from vcut.layers import assembled, for_inference
+from vcut.layers import assembled, device_named, for_inference
 from vcut.layers import pack as pack_weights
 from vcut.pipeline import Pipeline
 from vcut.unet import UNet, fold
@@ -254,10 +254,7 @@ def _open(
 
 
 def _device(device: str | torch.device | None) -> torch.device:
-    try:
-        return torch.device(default_device() if device is None else device)
-    except RuntimeError as error:
-        raise ConfigError(f"there is no device {device!r}; use 'cpu', 'cuda', 'cuda:1' or 'mps'") from error
+    return device_named(default_device() if device is None else device)
 
 
 def _default_dtype(device: torch.device) -> torch.dtype:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
 import math
+import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
-
-from torch import Tensor
 
 from vcut.config import Fit, Preset, SVDConfig, whole_number
 from vcut.errors import ConfigError, UnknownSettingError
@@ -38,72 +38,111 @@ from vcut.sampling import (
 
 LARGEST_SEED = 2**63 - 1
 
-DIFFUSERS_NAMES = {
+OTHER_NAMES = {
     "num_frames": "frames",
+    "video_frames": "frames",
     "num_inference_steps": "steps",
+    "num_steps": "steps",
     "min_guidance_scale": "guidance=(minimum, maximum)",
     "max_guidance_scale": "guidance=(minimum, maximum)",
+    "min_cfg": "guidance=(minimum, maximum)",
+    "cfg": "guidance=(minimum, maximum)",
+    "fps_id": "fps",
     "motion_bucket_id": "motion_bucket",
     "noise_aug_strength": "noise_aug",
+    "cond_aug": "noise_aug",
+    "augmentation_level": "noise_aug",
     "decode_chunk_size": "decode_chunk",
+    "decoding_t": "decode_chunk",
     "num_videos_per_prompt": "clips",
     "generator": "seed",
     "latents": "noise",
     "callback_on_step_end": "callback",
 }
-"""What the arguments of diffusers' pipeline are called here."""
+"""What arguments of diffusers, of the official script and of ComfyUI are called here (docs/coming_from.md)."""
 
 
-def _setting(default: Any, says: str) -> Any:
-    """A field with the sentence that explains it wherever it is offered."""
-    return field(default=default, metadata={"says": says})
+def _setting(default: Any, says: str, usual: str | None = None) -> Any:
+    """A field, the sentence that explains it wherever it is offered, and its default in words."""
+    return field(default=default, metadata={"says": says, "usual": usual or str(default)})
 
 
 @dataclass(frozen=True)
 class Settings:
     """What a run is asked to do. Equal settings, weights and pictures make equal clips.
 
-    None stands for what the model was made for, and is filled in by :func:`resolve`. Numbers may be of any numeric
-    type; they are stored as plain ones.
-
-    Raises:
-        ConfigError: a value out of range; the message names the setting, the expected and the found.
+    None stands for what the model was made for, and is filled in by :func:`vcut.settings.resolve`. Numbers may be of
+    any numeric type, sequences of any kind; they are stored as plain numbers and tuples. A value that a setting
+    cannot have raises :class:`ConfigError`, which names the setting, the expected and the found.
     """
 
-    frames: int | None = _setting(None, "frames of a clip")
+    frames: int | None = _setting(None, "frames of a clip", "the model's, 14 or 25")
     height: int | None = _setting(
-        None, "height in pixels, a multiple of the model's stride (64 when published)"
+        None,
+        "height of the frames in pixels, a multiple of 64 for the published models",
+        "the model's, 576",
     )
     width: int | None = _setting(
-        None, "width in pixels, a multiple of the model's stride (64 when published)"
+        None,
+        "width of the frames in pixels, a multiple of 64 for the published models",
+        "the model's, 1024",
     )
     fit: Fit = _setting(
-        "crop", "how a picture of another shape gets there: fill and cut, squash, or black bars"
+        "crop",
+        "how a picture of another shape becomes that size: crop fills the frame and cuts, resize squashes, pad adds "
+        "black bars",
     )
-    steps: int = _setting(25, "denoising steps N")
-    sigmas: tuple[float, ...] | None = _setting(None, "falling noise levels, in place of N Karras ones")
+    steps: int = _setting(25, "number of denoising steps N")
+    sigmas: tuple[float, ...] | None = _setting(
+        None, "falling noise levels of your own, one for each step", "N levels of Karras et al."
+    )
     cut: int | Literal["preset"] | None = _setting(
-        "preset", "first step without guidance, counted from 1; N + 1 or none never cuts; vcut's is 17 of 25"
+        "preset",
+        "first step without guidance, counted from 1; N + 1 or none never cuts",
+        "the preset's, of vcut 17 of 25",
     )
-    after: Branch = _setting(MEAN, "what the single pass of a cut step is given")
+    after: Branch = _setting(
+        MEAN,
+        "context and latents of the single pass of a cut step, each cond, mean or uncond",
+        "mean and cond",
+    )
     embedding: tuple[int, ...] | None = _setting(
-        None, "steps whose passes receive the image embedding; the others get zeros (the paper's figure 2)"
+        None,
+        "numbers of the steps whose passes are given the image embedding; the others are given zeros (the paper's "
+        "figure 2)",
+        "all",
     )
-    guidance: Scale = _setting(Ramp(), "guidance scale at the first and at the last frame")
-    fps: int | None = _setting(None, "frames per second, of the file and told to the model")
-    motion_bucket: int | None = _setting(None, "amount of motion, about 1 to 255; higher is more")
+    guidance: Scale = _setting(
+        Ramp(),
+        "guidance scale at the first and at the last frame, linear between; or a vcut.sampling.Ramp; or a function "
+        "of the number of frames",
+        "1.0 and 3.0",
+    )
+    fps: int | None = _setting(
+        None, "frames per second of the clip; the model is told this number - 1", "the model's, 7"
+    )
+    motion_bucket: int | None = _setting(
+        None, "amount of motion, from 0 to about 255; a higher number moves more", "the model's, 127"
+    )
     noise_aug: float = _setting(
-        0.02, "standard deviation of the noise on the picture; more frees the motion from it"
+        0.02,
+        "standard deviation of the noise that is added to the picture (in -1..1); with more the clip follows the "
+        "picture less",
     )
-    churn: Churn | None = _setting(None, "fresh noise at each step (EDM, algorithm 2)")
+    churn: Churn | None = _setting(
+        None, "fresh noise at each step (EDM, algorithm 2), as a vcut.sampling.Churn", "none"
+    )
     decode_chunk: int | None = _setting(
-        14, "frames decoded at a time; fewer need less memory, and change the frames a little"
+        14,
+        "frames decoded at a time, none for all; fewer need less memory and change the frames a little",
     )
     sequential: bool = _setting(
-        False, "the two passes of a guided step one after the other: slower, less memory, equal output"
+        False, "run the two passes of a guided step one after the other: slower, less memory, equal output"
     )
-    seed: int | tuple[int, ...] = _setting(0, "clip i of a picture is made from this number + i")
-    clips: int | None = _setting(None, "clips of each picture")
+    seed: int | tuple[int, ...] = _setting(
+        0, "clip i of each picture is made from seed + i; or one seed for each clip"
+    )
+    clips: int | None = _setting(None, "clips of each picture", "1")
 
     def __post_init__(self) -> None:
         for name in ("frames", "height", "width", "fps", "decode_chunk", "clips"):
@@ -111,19 +150,19 @@ class Settings:
         self._keep("steps", whole_number("steps", self.steps))
         self._keep("motion_bucket", _optional_whole("motion_bucket", self.motion_bucket, least=0))
         self._keep("noise_aug", _strength("noise_aug", self.noise_aug))
-        if self.fit not in get_args(Fit):
+        if not (isinstance(self.fit, str) and self.fit in get_args(Fit)):
             raise ConfigError(f"fit must be one of {', '.join(get_args(Fit))}, got {self.fit!r}")
         if self.sigmas is not None:
             self._keep("sigmas", tuple(check_sigmas(self.sigmas).tolist()))
             self._keep("steps", len(self.sigmas) - 1)
-        if self.cut is not None and self.cut != "preset":
+        if not (self.cut is None or (isinstance(self.cut, str) and self.cut == "preset")):
             self._keep("cut", whole_number("cut", self.cut, most=self.steps + 1))
         self._keep("after", _branch(self.after))
         if self.embedding is not None:
-            self._keep("embedding", _steps(self.embedding, self.steps))
+            self._keep("embedding", _step_numbers(self.embedding, self.steps))
         self._keep("guidance", _scale(self.guidance))
-        if self.churn is not None and not isinstance(self.churn, Churn):
-            raise ConfigError(f"churn must be a vcut.sampling.Churn, got {self.churn!r}")
+        if self.churn is not None:
+            self._keep("churn", _churn(self.churn))
         if not isinstance(self.sequential, bool):
             raise ConfigError(f"sequential must be True or False, got {self.sequential!r}")
         self._keep("seed", _seed(self.seed))
@@ -132,13 +171,13 @@ class Settings:
         object.__setattr__(self, name, value)
 
     def replace(self, **changes: Any) -> Settings:
-        """The same settings with some changed.
+        """The same settings with some changed. New ``steps`` take the place of old ``sigmas``.
 
         Raises:
             UnknownSettingError: a name that is no setting; the message has the nearest one.
-            ConfigError: a value out of range.
+            ConfigError: a value that a setting cannot have.
         """
-        check_names(changes, NAMES)
+        check_names(changes)
         if "steps" in changes and "sigmas" not in changes:
             changes["sigmas"] = None
         return dataclasses.replace(self, **changes)
@@ -149,10 +188,7 @@ class Settings:
         Raises:
             ConfigError: guidance is a function of the caller's own, which no file can hold.
         """
-        default = Settings()
-        changed = {
-            name: getattr(self, name) for name in NAMES if getattr(self, name) != getattr(default, name)
-        }
+        changed = {name: getattr(self, name) for name in NAMES if getattr(self, name) != DEFAULTS[name]}
         if self.sigmas is not None:
             changed.pop("steps", None)
         return {name: _plain(name, value) for name, value in changed.items()}
@@ -161,49 +197,79 @@ class Settings:
     def from_dict(data: Mapping[str, Any]) -> Settings:
         """Settings from names and plain values, as in JSON or TOML; what is left out has its default.
 
+        The word ``'none'`` is read as None, which TOML cannot say.
+
         Raises:
             UnknownSettingError: a name that is no setting.
             ConfigError: a value that a setting cannot have.
         """
-        check_names(data, NAMES)
-        values = dict(data)
-        for name, kind in (("guidance", Ramp), ("after", Branch), ("churn", Churn)):
-            if isinstance(values.get(name), Mapping):
-                try:
-                    values[name] = kind(**values[name])
-                except TypeError as error:
-                    raise ConfigError(f"{name} must have the fields of {kind.__name__}: {error}") from error
+        check_names(data)
+        values: dict[str, Any] = {
+            name: None if isinstance(value, str) and value == "none" else value
+            for name, value in data.items()
+        }
         return Settings(**values)
 
 
 NAMES = tuple(each.name for each in dataclasses.fields(Settings))
-"""The names of all settings."""
+"""Names of all settings."""
+
+DEFAULTS = {each.name: each.default for each in dataclasses.fields(Settings)}
+"""Default of each setting."""
+
+SAYS = {
+    each.name: f"{each.metadata['says']} (default: {each.metadata['usual']})"
+    for each in dataclasses.fields(Settings)
+}
+"""The sentence that explains each setting, with its default: for docstrings and help texts."""
+
+
+def _described(text: str | None) -> str:
+    """A docstring with a list of all settings at its end."""
+    lines = (
+        textwrap.fill(f"{name}: {says}", 104, initial_indent=" " * 4, subsequent_indent=" " * 8)
+        for name, says in SAYS.items()
+    )
+    return "\n".join([inspect.cleandoc(text or ""), "", "Attributes:", *lines])
+
+
+Settings.__doc__ = _described(Settings.__doc__)
 
 
 @dataclass(frozen=True)
 class Run:
     """Settings with one model and one preset: every number known before the first step.
 
-    ``steps`` is what :func:`vcut.sampling.sample` takes as its plan; at guidance 1 on every frame its guided steps
-    have one pass. ``cut`` is the first step without guidance, N + 1 if there is none.
+    ``plan`` is what :func:`vcut.sampling.sample` takes; at guidance 1 on every frame its guided steps have one pass.
     """
 
     settings: Settings
+    preset: Preset
     frames: int
     height: int
     width: int
     fps: int
     motion_bucket: int
-    sigmas: tuple[float, ...]  # N falling levels and the final 0
+    # N falling levels and the final 0
+    sigmas: tuple[float, ...]
+    # first step without guidance, N + 1 if there is none
     cut: int
     plan: Plan
-    scales: tuple[float, ...]  # guidance of each frame
-    latent: tuple[int, int, int, int]  # frames, channels, height, width of a clip's latents
+    # guidance of each frame
+    scales: tuple[float, ...]
+    # frames, channels, height and width of a clip's latents
+    latent: tuple[int, int, int, int]
 
     @property
     def passes(self) -> Summary:
         """What the steps cost, in passes of the UNet."""
         return summarize(self.plan)
+
+    @property
+    def summary(self) -> str:
+        """One line: the preset, what it leaves out of the published model, and what the steps cost."""
+        lossy = " (lossy)" if self.preset.lossy or self.passes.cut else ""
+        return f"{self.preset.name}{lossy}: {self.preset.form}, {self.passes}"
 
     def seeds(self, pictures: int) -> tuple[int, ...]:
         """One seed for each clip: picture 0 clip 0, picture 0 clip 1, ...
@@ -212,12 +278,19 @@ class Run:
             ConfigError: another number of seeds than of clips, or a seed that no generator takes.
         """
         each, seed = self.settings.clips or 1, self.settings.seed
-        seeds = seed if isinstance(seed, tuple) else tuple(seed + i for i in range(each)) * pictures
+        seeds = seed if isinstance(seed, tuple) else clip_seeds(seed, each) * pictures
         if len(seeds) != pictures * each:
             raise ConfigError(f"{pictures * each} clips need {pictures * each} seeds, got {len(seeds)}")
-        for value in seeds:
-            whole_number("a seed", value, least=0, most=LARGEST_SEED)
         return seeds
+
+
+def clip_seeds(seed: int, clips: int) -> tuple[int, ...]:
+    """The seeds of the clips of one picture.
+
+    Raises:
+        ConfigError: one that no generator takes.
+    """
+    return tuple(whole_number("a seed", seed + i, least=0, most=LARGEST_SEED) for i in range(clips))
 
 
 def resolve(settings: Settings, config: SVDConfig, preset: Preset) -> Run:
@@ -230,7 +303,6 @@ def resolve(settings: Settings, config: SVDConfig, preset: Preset) -> Run:
     height, width = settings.height or config.height, settings.width or config.width
     check_size(height, width, config.stride)
     steps = settings.steps
-    sigmas = settings.sigmas or tuple(karras_sigmas(steps).tolist())
     cut = preset.cut_step(steps) if settings.cut == "preset" else settings.cut
     evaluated = plan(steps, cut, settings.after, settings.embedding)
     scales = tuple(frame_scales(settings.guidance, frames).tolist())
@@ -238,12 +310,13 @@ def resolve(settings: Settings, config: SVDConfig, preset: Preset) -> Run:
         evaluated = without_guidance(evaluated)
     return Run(
         settings=settings,
+        preset=preset,
         frames=frames,
         height=height,
         width=width,
         fps=settings.fps or config.fps,
         motion_bucket=config.motion_bucket if settings.motion_bucket is None else settings.motion_bucket,
-        sigmas=sigmas,
+        sigmas=settings.sigmas or tuple(karras_sigmas(steps).tolist()),
         cut=steps + 1 if cut is None else cut,
         plan=evaluated,
         scales=scales,
@@ -263,12 +336,12 @@ def check_size(height: int, width: int, stride: int) -> None:
         raise ConfigError("; ".join(faults))
 
 
-def check_names(given: Collection[str], known: Collection[str]) -> None:
+def check_names(given: Collection[str], known: Collection[str] = NAMES) -> None:
     """Raise :class:`UnknownSettingError` for the first of ``given`` that is not known, with the nearest that is."""
     for name in given:
         if name in known:
             continue
-        hint = DIFFUSERS_NAMES.get(name)
+        hint = OTHER_NAMES.get(name)
         if hint is None:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
             hint = near[0] if near else None
@@ -283,25 +356,25 @@ def _optional_whole(name: str, value: object, least: int = 1) -> int | None:
 def _strength(name: str, value: Any) -> float:
     try:
         number = math.nan if isinstance(value, str | bytes | bool) else float(value)
-    except (TypeError, ValueError, OverflowError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         number = math.nan
     if not 0 <= number < math.inf:
         raise ConfigError(f"{name} must be a number of at least 0, got {value!r}")
     return number
 
 
-def _branch(after: Sequence[str]) -> Branch:
+def _branch(after: Any) -> Branch:
     try:
-        branch = Branch(*after)  # type: ignore[arg-type]
+        branch = Branch(**after) if isinstance(after, Mapping) else Branch(*after)
     except TypeError:
-        raise ConfigError(f"after must be a vcut.sampling.Branch, got {after!r}") from None
-    for name, mix in zip(Branch._fields, branch, strict=True):
-        if mix not in get_args(Mix):
+        raise ConfigError(f"after must be a pair (context, latents), got {after!r}") from None
+    for name, mix in branch._asdict().items():
+        if not (isinstance(mix, str) and mix in get_args(Mix)):
             raise ConfigError(f"{name} after the cut must be 'cond', 'mean' or 'uncond', got {mix!r}")
     return branch
 
 
-def _steps(numbers: Collection[int], steps: int) -> tuple[int, ...]:
+def _step_numbers(numbers: Any, steps: int) -> tuple[int, ...]:
     try:
         return tuple(sorted({whole_number("a step with embedding", n, most=steps) for n in numbers}))
     except TypeError:
@@ -313,6 +386,8 @@ def _scale(guidance: Any) -> Scale:
         scale: Scale = guidance
         return scale
     try:
+        if isinstance(guidance, Mapping):
+            return Ramp(**guidance)
         first, last = guidance
     except (TypeError, ValueError):
         raise ConfigError(
@@ -320,6 +395,21 @@ def _scale(guidance: Any) -> Scale:
             f"vcut.sampling.constant(2.0), got {guidance!r}"
         ) from None
     return Ramp(first, last)
+
+
+def _churn(churn: Any) -> Churn:
+    try:
+        given = dataclasses.asdict(churn) if isinstance(churn, Churn) else dict(churn)
+        made = Churn(**{name: _churn_number(name, value) for name, value in given.items()})
+    except (TypeError, ValueError):
+        raise ConfigError(f"churn must be a vcut.sampling.Churn or have its fields, got {churn!r}") from None
+    if math.isinf(made.s_tmin):
+        raise ConfigError(f"s_tmin must be finite: {made}")
+    return made
+
+
+def _churn_number(name: str, value: Any) -> float:
+    return math.inf if name == "s_tmax" and value == math.inf else _strength(name, value)
 
 
 def _seed(seed: Any) -> int | tuple[int, ...]:
@@ -338,7 +428,7 @@ def _plain(name: str, value: Any) -> Any:
         return value._asdict()
     if isinstance(value, tuple):
         return list(value)
-    if callable(value) or isinstance(value, Tensor):
+    if callable(value):
         raise ConfigError(
             f"{name} is a function, which no file can hold: give two numbers or a vcut.sampling.Ramp"
         )

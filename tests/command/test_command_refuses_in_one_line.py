@@ -130,7 +130,7 @@ FAULTS = {
     "generate photo.jpg --size 1056x576 --model svd": "width 1056 is not a multiple of 64 (nearest: 1024 or 1088)",
     "generate photo.jpg --embedding some": "--embedding: expected all, none or steps such as 1-10",
     "generate photo.jpg --embedding 0-3": "--embedding: expected all, none or steps such as 1-10",
-    "generate photo.jpg --embedding 20-26": "between 1 and 25, got 26",
+    "generate photo.jpg --embedding 20-26": "from 1 to 25, got 26",
     # choices
     "generate photo.jpg --preset fast": "invalid choice: 'fast'",
     "generate photo.jpg --fit stretch": "invalid choice: 'stretch'",

@@ -159,9 +159,9 @@ def test_half_precision_stays_near_and_the_vae_stays_in_float32(dtype: torch.dty
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (dict(steps=0), "steps must be at least 1"),
-        (dict(cut=0), "between 1 and 4, got 0"),
-        (dict(cut=5), "between 1 and 4, got 5"),
+        (dict(steps=0), "steps must be a whole number of at least 1"),
+        (dict(cut=0), "cut must be a whole number from 1 to 4, got 0"),
+        (dict(cut=5), "from 1 to 4, got 5"),
         (dict(frames=0), "frames must be"),
         (dict(clips=0), "clips must be"),
         (dict(fps=0), "fps must be"),
@@ -170,7 +170,7 @@ def test_half_precision_stays_near_and_the_vae_stays_in_float32(dtype: torch.dty
         (dict(noise_aug=-0.1), "noise_aug must be"),
         (dict(guidance=2.0), "guidance must be"),
         (dict(guidance=(1, 2, 3)), "guidance must be"),
-        (dict(seed=2**70), "below 2"),
+        (dict(seed=2**70), "seed must be a whole number from 0 to 9223372036854775807"),
         (dict(seed=[1.5]), "a seed must be a whole number"),
         (dict(height=64.0), "height must be a whole number"),
         (dict(motion_bucket="127"), "motion_bucket must be a whole number"),
@@ -182,7 +182,7 @@ def test_half_precision_stays_near_and_the_vae_stays_in_float32(dtype: torch.dty
         (dict(guidance=lambda f: [1.0]), "expected 3 guidance scales"),
         (dict(sigmas=[1.0, 2.0]), "sigmas must fall"),
         (dict(after=Branch("half", "cond")), "'cond', 'mean' or 'uncond'"),  # type: ignore[arg-type]
-        (dict(embedding=(4,)), "between 1 and 3"),
+        (dict(embedding=(4,)), "from 1 to 3"),
         (dict(seed=[1, 2]), "1 clips need 1 seeds"),
         (dict(decode_chunk=0), "decode_chunk must be"),
     ],

@@ -62,9 +62,9 @@ def run(
     given = conditioning()
     if zero:
         given = replace(given, embedding=torch.zeros_like(given.embedding))
-    denoiser = precondition(bind(unet(), given))
     with torch.no_grad():
         steps = plan(STEPS, cut, embedding=embedding)
+        denoiser = precondition(bind(unet(), given, steps, noise().shape[1]))
         return tuple(trajectory(denoiser, noise(), karras_sigmas(STEPS), steps, scale))
 
 

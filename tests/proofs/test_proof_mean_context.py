@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vcut.conditioning import Conditioning, bind
 from vcut.config import Mode
-from vcut.sampling import MEAN, Branch
+from vcut.sampling import MEAN, Branch, plan
 from vcut.unet import UNet
 from vcut.unet.attention import KeyValue
 
@@ -76,7 +76,7 @@ def test_a_cut_step_is_one_pass_with_half_the_embedding_and_the_conditional_late
     unet = random_unet(tca, sca)
     x, c_noise, e, time_ids = inputs()
     noisy, latents = x[:, :, :4], x[:, 0, 4:]
-    network = bind(unet, Conditioning(e, latents, time_ids))
+    network = bind(unet, Conditioning(e, latents, time_ids), plan(1, cut=1), x.shape[1])
     level = float(c_noise[0])
     image = latents.unsqueeze(1).expand_as(noisy)
     expected = unet(torch.cat([noisy, image], dim=2), torch.tensor(level), e / 2, time_ids)

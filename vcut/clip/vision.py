@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from vcut.clip.preprocess import preprocess
 from vcut.config import CLIPConfig
 from vcut.errors import ConfigError
 
@@ -43,6 +44,10 @@ class CLIPVisionEncoder(nn.Module):
             ConfigError: pixels of another shape.
         """
         return self.proj(self.norm_post(self.token_states(pixels)[:, 0]))
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """The embedding ``[n, 1, d]`` of pictures ``[n, 3, H, W]`` in -1..1, as the cross-attentions take it."""
+        return self(preprocess(pixels, self.config.image_size))[:, None]
 
     def token_states(self, pixels: Tensor) -> Tensor:
         """The last layer's tokens ``[b, n, w]``, the class token first, before the last norm."""

@@ -5,7 +5,7 @@ Shapes: b clips, f frames, h w grid, c channels. Activations are channels-last, 
 of the same memory.
 """
 
-from vcut.layers.assembly import assembled, for_inference
+from vcut.layers.assembly import assembled, device_named, for_inference
 from vcut.layers.conv import Conv, TemporalConv, UpsamplingConv
 from vcut.layers.linear import GEGLU, Linear
 from vcut.layers.modules import Modules
@@ -22,6 +22,7 @@ __all__ = [
     "TemporalConv",
     "UpsamplingConv",
     "assembled",
+    "device_named",
     "for_inference",
     "is_packed",
     "pack",

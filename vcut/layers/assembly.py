@@ -8,6 +8,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from vcut.errors import ConfigError
+
 C = TypeVar("C")
 M = TypeVar("M", bound=nn.Module)
 
@@ -22,6 +24,18 @@ def assembled(kind: Callable[[C], M], config: C, state: Mapping[str, Tensor]) ->
         network = kind(config)
     network.load_state_dict(state, strict=True, assign=True)
     return network
+
+
+def device_named(name: str | torch.device) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        ConfigError: torch knows no such kind of device.
+    """
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"there is no device {name!r}; use 'cpu', 'cuda', 'cuda:1' or 'mps'") from error
 
 
 def for_inference(network: M, device: torch.device) -> M:

@@ -7,13 +7,12 @@ context, their equation 4. Every value is known in advance, so no step has to as
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, get_args
 
+from vcut.config import whole_number
 from vcut.errors import ConfigError
-from vcut.sampling.schedule import check_steps
 
 Mix = Literal["cond", "mean", "uncond"]
 """The value that a pass receives: the conditional one, half of it (equation 4: the mean of it and the unconditional
@@ -78,15 +77,15 @@ def plan(
     Raises:
         ConfigError: a number out of range or a mix that does not exist.
     """
-    steps = check_steps(steps)
-    cut = steps + 1 if cut is None else _step_number("the cut step", cut, last=steps + 1)
+    steps = whole_number("steps", steps)
+    cut = steps + 1 if cut is None else whole_number("the cut step", cut, most=steps + 1)
     for field, mix in zip(Branch._fields, after, strict=True):
         if mix not in get_args(Mix):
             raise ConfigError(f"{field} after the cut must be 'cond', 'mean' or 'uncond', got {mix!r}")
     with_embedding = (
         range(1, steps + 1)
         if embedding is None
-        else {_step_number("a step with embedding", number, last=steps) for number in embedding}
+        else {whole_number("a step with embedding", number, most=steps) for number in embedding}
     )
 
     def step(number: int) -> Step:
@@ -125,13 +124,3 @@ def summarize(plan: Plan) -> Summary:
         cut=sum(step.cut for step in plan),
         passes=sum(len(step.branches) for step in plan),
     )
-
-
-def _step_number(what: str, number: int, last: int) -> int:
-    try:
-        value = operator.index(number)
-    except TypeError:
-        raise ConfigError(f"{what} must be a whole number, got {number!r}") from None
-    if not 1 <= value <= last:
-        raise ConfigError(f"{what} must be between 1 and {last}, got {value}")
-    return value

@@ -7,12 +7,12 @@ rounding never depends on the model's dtype.
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from vcut.config import whole_number
 from vcut.errors import ConfigError
 
 SIGMA_MAX = 700.0
@@ -21,17 +21,6 @@ SIGMA_MIN = 0.002
 ALIGN_YOUR_STEPS = (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002)
 """The schedule that Sabour et al. optimised for Stable Video Diffusion (Align Your Steps, arXiv 2404.14507, table 3):
 eleven levels, the ends of ten steps. :func:`interpolate_sigmas` takes it."""
-
-
-def check_steps(steps: int) -> int:
-    """The number of steps as an int; raises :class:`ConfigError` unless it is a whole number of at least 1."""
-    try:
-        count = operator.index(steps)
-    except TypeError:
-        raise ConfigError(f"steps must be a whole number, got {steps!r}") from None
-    if isinstance(steps, bool) or count < 1:
-        raise ConfigError(f"steps must be at least 1, got {steps!r}")
-    return count
 
 
 def karras_sigmas(
@@ -48,7 +37,7 @@ def karras_sigmas(
     Raises:
         ConfigError: ``steps`` is below 1, ``rho`` is not positive, or not 0 < sigma_min < sigma_max < infinity.
     """
-    steps = check_steps(steps)
+    steps = whole_number("steps", steps)
     if not 0 < sigma_min < sigma_max < math.inf:
         raise ConfigError(
             f"expected 0 < sigma_min < sigma_max, got sigma_min {sigma_min} and sigma_max {sigma_max}"
@@ -106,7 +95,7 @@ def interpolate_sigmas(values: Tensor | Sequence[float], steps: int) -> Tensor:
     Raises:
         ConfigError: as :func:`check_sigmas`; also fewer than two positive levels, or ``steps`` below 1.
     """
-    steps = check_steps(steps)
+    steps = whole_number("steps", steps)
     logs = check_sigmas(values)[:-1].log()
     if len(logs) < 2:
         raise ConfigError("interpolation needs at least two positive sigmas")

@@ -9,7 +9,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from vcut.config import VAEConfig
+from vcut.config import VAEConfig, whole_number
 from vcut.errors import ConfigError
 from vcut.layers import Conv
 from vcut.vae.decoder import Decoder
@@ -113,7 +113,5 @@ class VAE(nn.Module):
         shape = tuple(latents.shape)
         if len(shape) != 5 or shape[2] != channels or 0 in shape:
             raise ConfigError(f"the VAE decodes latents [b, f, {channels}, h, w], got {list(shape)}")
-        if chunk is not None and (not isinstance(chunk, int) or chunk < 1):
-            raise ConfigError(
-                f"chunk must be a whole number of at least 1 frame, or None for the whole clip, got {chunk!r}"
-            )
+        if chunk is not None:
+            whole_number("chunk, the frames decoded at a time,", chunk)
