@@ -17,7 +17,7 @@ from vcut.errors import ConfigError, NotFiniteError, OutOfMemoryError, is_out_of
 from vcut.layers import assembled, device_named, for_inference, is_packed
 from vcut.media import images as pictures
 from vcut.sampling import Callback, precondition, sample
-from vcut.settings import NAMES, Run, Settings, check_names, resolve
+from vcut.settings import NAMES, Run, Settings, check_names, check_seed, resolve
 from vcut.unet import UNet
 from vcut.vae import VAE
 
@@ -125,15 +125,19 @@ class Pipeline:
         run: Run,
         image: pictures.Image | Sequence[pictures.Image],
         *,
+        seed: int | tuple[int, ...] | None = None,
         noise: Tensor | None = None,
         callback: Callback | None = None,
         progress: bool = False,
     ) -> Tensor:
-        """:meth:`generate` of settings that :func:`vcut.settings.resolve` checked for this model before."""
+        """:meth:`generate` of settings that :func:`vcut.settings.resolve` checked for this model before.
+
+        ``seed`` takes the place of the settings' own.
+        """
         settings = run.settings
         pixels = pictures.to_tensors(image, run.height, run.width, settings.fit)
         batch = isinstance(image, (list, tuple)) or len(pixels) > 1 or settings.clips is not None
-        generators = [Generator().manual_seed(seed) for seed in run.seeds(len(pixels))]
+        generators = _generators(settings.seed if seed is None else seed, len(pixels), settings.clips or 1)
         pixels = pixels.repeat_interleave(settings.clips or 1, dim=0)
         # the order in which diffusers draws them, so that a seed means the same clip there and here
         image_noise = torch.stack([torch.randn(pixels.shape[1:], generator=g) for g in generators])
@@ -225,3 +229,11 @@ def _stage(what: str, advice: str, latents: Tensor | None = None) -> Iterator[No
         if isinstance(error, OutOfMemoryError) or not is_out_of_memory(error):
             raise
         raise OutOfMemoryError(f"{what} does not fit into memory: {advice}", latents) from error
+
+
+def _generators(seed: int | tuple[int, ...], pictures: int, clips: int) -> list[Generator]:
+    """One CPU generator per clip, so that noise does not depend on the device or on the batch."""
+    seeds = seed if isinstance(seed, tuple) else tuple(seed + i for i in range(clips)) * pictures
+    if len(seeds) != pictures * clips:
+        raise ConfigError(f"{pictures * clips} clips need {pictures * clips} seeds, got {len(seeds)}")
+    return [Generator().manual_seed(check_seed(value)) for value in seeds]

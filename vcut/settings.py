@@ -271,27 +271,6 @@ class Run:
         lossy = " (lossy)" if self.preset.lossy or self.passes.cut else ""
         return f"{self.preset.name}{lossy}: {self.preset.form}, {self.passes}"
 
-    def seeds(self, pictures: int) -> tuple[int, ...]:
-        """One seed for each clip: picture 0 clip 0, picture 0 clip 1, ...
-
-        Raises:
-            ConfigError: another number of seeds than of clips, or a seed that no generator takes.
-        """
-        each, seed = self.settings.clips or 1, self.settings.seed
-        seeds = seed if isinstance(seed, tuple) else clip_seeds(seed, each) * pictures
-        if len(seeds) != pictures * each:
-            raise ConfigError(f"{pictures * each} clips need {pictures * each} seeds, got {len(seeds)}")
-        return seeds
-
-
-def clip_seeds(seed: int, clips: int) -> tuple[int, ...]:
-    """The seeds of the clips of one picture.
-
-    Raises:
-        ConfigError: one that no generator takes.
-    """
-    return tuple(whole_number("a seed", seed + i, least=0, most=LARGEST_SEED) for i in range(clips))
-
 
 def resolve(settings: Settings, config: SVDConfig, preset: Preset) -> Run:
     """Fill in what the model and the preset decide, and check the settings against them.
@@ -412,9 +391,14 @@ def _churn_number(name: str, value: Any) -> float:
     return math.inf if name == "s_tmax" and value == math.inf else _strength(name, value)
 
 
+def check_seed(value: Any) -> int:
+    """A seed as a plain number; :class:`ConfigError` unless torch's generators take it."""
+    return whole_number("a seed", value, least=0, most=LARGEST_SEED)
+
+
 def _seed(seed: Any) -> int | tuple[int, ...]:
     if isinstance(seed, Sequence) and not isinstance(seed, str | bytes):
-        return tuple(whole_number("a seed", value, least=0, most=LARGEST_SEED) for value in seed)
+        return tuple(check_seed(value) for value in seed)
     return whole_number("seed", seed, least=0, most=LARGEST_SEED)
 
 

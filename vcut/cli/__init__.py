@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from vcut.cli import audit, cost, generate, version
+from vcut.cli import audit, cost, generate, options, version
 from vcut.errors import is_out_of_memory
 from weights_tools import command
 
@@ -32,7 +32,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Stable Video Diffusion, and VCUT, the training-free cut of its computation.",
         epilog="Each command explains itself: vcut generate --help",
     )
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=options.Subcommand)
     for subcommand in (generate, audit, cost):
         subcommand.add(commands)
     version.add(parser, commands.choices.values())

@@ -6,9 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from vcut.cli import values
-from vcut.config import CONFIGS, PRESETS
-from vcut.errors import ConfigError
+from vcut.cli import options, values
 
 if TYPE_CHECKING:
     from vcut.analysis.cost import CostReport
@@ -17,52 +15,14 @@ if TYPE_CHECKING:
 
 def add(commands: Any) -> None:
     """Add both subcommands to argparse's ``commands``."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser: options.Subcommand = commands.add_parser(
         "cost",
         help="price a run: parameters, multiply-accumulates, memory",
-        description="Count a run on torch's meta device, before any weight is loaded.",
+        description="Count a run on torch's meta device, before any weight is loaded. Of a file or a folder only the "
+        "headers are read.",
     )
     parser.set_defaults(run=run_cost)
-    parser.add_argument(
-        "model", nargs="?", default="svd-xt", metavar="MODEL", help=f"{', '.join(CONFIGS)} (default: svd-xt)"
-    )
-    parser.add_argument(
-        "--preset",
-        choices=tuple(PRESETS),
-        default="vcut",
-        help="what to price against the baseline (default: vcut)",
-    )
-    parser.add_argument(
-        "--size",
-        type=values.size,
-        metavar="WxH",
-        help="width x height in pixels (default: the model's, 1024x576)",
-    )
-    parser.add_argument("--frames", type=values.count, metavar="N", help="default: the model's, 14 or 25")
-    parser.add_argument(
-        "--steps", type=values.count, default=25, metavar="N", help="denoising steps (default: 25)"
-    )
-    parser.add_argument(
-        "--cut",
-        type=values.cut,
-        default="preset",
-        metavar="N|none",
-        help="first step without guidance, from 1; none never cuts (default: the preset's, vcut: 17 of 25)",
-    )
-    parser.add_argument(
-        "--decode-chunk",
-        type=values.count,
-        default=14,
-        metavar="N",
-        help="frames decoded at a time (default: 14)",
-    )
-    parser.add_argument(
-        "--dtype",
-        choices=("float32", "float16", "bfloat16"),
-        default="float16",
-        help="of UNet and CLIP, for the memory (default: float16)",
-    )
-    _add_form(parser)
+    parser.add_options = _add_options
 
     parser = commands.add_parser(
         "tables",
@@ -70,29 +30,45 @@ def add(commands: Any) -> None:
         description="Count tables II, III and IV of arXiv 2407.19205 again and print them beside its figures.",
     )
     parser.set_defaults(run=run_tables)
+    parser.add_options = _add_form
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model",
+        nargs="?",
+        type=values.name,
+        default="svd-xt",
+        metavar="MODEL",
+        help=f"{options.MODELS} (default: svd-xt, the model of the paper; other commands take tiny)",
+    )
+    group = parser.add_argument_group("the run to price against the baseline")
+    options.add_preset(group)
+    options.add_settings(group, "size", "frames", "steps", "cut", "guidance", "decode_chunk")
+    parser.add_argument(
+        "--dtype",
+        choices=options.DTYPES,
+        default="float16",
+        help="number type of UNet and CLIP, for the memory (default: float16)",
+    )
     _add_form(parser)
 
 
 def run_cost(args: argparse.Namespace) -> None:
     """Print the bill that ``args`` ask for."""
-    config = CONFIGS.get(args.model)
-    if config is None:
-        raise ConfigError(f"the model must be one of {', '.join(CONFIGS)}, got {args.model!r}")
+    settings = options.settings(args)
+    _, config = options.configuration(args.model)
 
     import torch
 
-    from vcut.analysis.cost import cost
+    import vcut
 
-    width, height = args.size or (None, None)
-    report = cost(
+    report = vcut.cost(
         config,
-        height=height,
-        width=width,
-        frames=args.frames,
-        steps=args.steps,
+        settings=settings,
         preset=args.preset,
-        cut=args.cut,
-        decode_chunk=args.decode_chunk,
+        tca=args.tca,
+        sca=args.sca,
         dtype=getattr(torch, args.dtype),
     )
     _print(report, args)

@@ -1,35 +1,42 @@
 """``vcut generate``: pictures in, clips out.
 
-Whatever can be found wrong without the model is found before it is loaded: no run of hours ends on a taken name.
+Whatever can be found wrong without the model is found before it is loaded, and each check hands on what it read.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
+import functools
 import os
+import secrets
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vcut.cli import values
-from vcut.cli.options import EXAMPLES, add_options
-from vcut.config import CONFIGS, PRESETS, SVDConfig
-from vcut.errors import ConfigError, MediaError, OutputExistsError
-from vcut.sweeps.jobs import Job, plan_clips
+from vcut.cli import options, values
+from vcut.config import choose_preset
+from vcut.errors import ConfigError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from vcut.loading import Found
     from vcut.pipeline import Pipeline
-    from vcut.sampling import Scale, Summary
+    from vcut.settings import Run
+
+EXAMPLES = """\
+examples:
+  vcut generate photo.jpg                          photo.mp4 beside it, from the model in the box
+  vcut generate photo.jpg -o clip.gif --seed 7     the suffix picks the format
+  vcut generate photo.jpg -o frames                frames/000.png, frames/001.png, ...
+  vcut generate photo.jpg --clips 5 -o clips/      clips/photo-0.mp4 ... clips/photo-4.mp4
+  vcut generate photos/ -o clips/                  a clip of each picture; those that exist are skipped
+  vcut generate photo.jpg --model svd-xt           the published model, cut at step 17 of 25
+  vcut generate photo.jpg --model weights.safetensors --preset baseline
+"""
 
 
 def add(commands: Any) -> None:
     """Add the subcommand to argparse's ``commands``."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser: options.Subcommand = commands.add_parser(
         "generate",
         usage="vcut generate PICTURE [PICTURE ...] [-o PATH] [options]",
         help="turn pictures into clips",
@@ -38,219 +45,80 @@ def add(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=generate)
-    add_options(parser)
+    parser.add_options = _add_options
 
 
 def generate(args: argparse.Namespace) -> None:
     """Make the clips that ``args`` ask for."""
+    from vcut.settings import resolve
+    from vcut.sweeps import jobs, runner
+
+    settings = options.settings(args)
+    model, config = options.configuration(args.model, args.variant)
+    run = resolve(settings, config, choose_preset(args.preset, args.tca, args.sca))
+    device = values.device(args.device)
+    if args.compile and args.offload:
+        raise ConfigError(
+            "--compile and --offload exclude each other: an offloaded network is new at each clip"
+        )
+    seed = secrets.randbelow(2**32) if args.seed is None else args.seed
+    outputs = jobs.Outputs(args.output, args.format, args.sheet, args.overwrite, args.enlarge)
+    work = jobs.find_work(args.pictures, outputs, seed=seed, clips=args.clips)
+    jobs.check_outputs(work, outputs, run.fps)
     say = _silent if args.quiet else _say
-    clips = plan_clips(args)
-    for job in clips.existing:
+    for job in work.existing:
         say(f"skipped  {job.output} exists")
-    if not clips.jobs:
-        return
-    fps, passes = _check_all(args, clips.jobs)
-    unusable: list[Path] = []
-    jobs = _usable(clips.jobs, unusable)
-    first = next(jobs, None)
-    if first is not None:  # else not even the model is loaded
-        _make(args, itertools.chain([first], jobs), clips.seed, fps, passes, say)
-    if unusable:
-        total = len({job.picture for job in clips.jobs})
-        raise MediaError(f"{len(unusable)} of {total} pictures cannot be used")
+    load = functools.partial(_load, args, model, device, run, seed)
+    runner.make_clips(work.jobs, run, outputs, load, say=say, warn=_warn, progress=not args.quiet)
 
 
-def _make(
-    args: argparse.Namespace,
-    jobs: Iterable[Job],
-    seed: int,
-    fps: int,
-    passes: Summary,
-    say: Callable[[str], None],
-) -> None:
-    """Load the model and make the clips."""
+def _load(args: argparse.Namespace, model: str | Found, device: str | None, run: Run, seed: int) -> Pipeline:
+    """Load the model, and say what was loaded and what it will do."""
     import torch
 
     import vcut
-    from vcut import media
-    from vcut.errors import OutOfMemoryError
     from vcut.kernels import runtime
-    from vcut.sampling import Branch
 
     runtime.keep_large_blocks()
     if args.matmul_precision is not None:
         torch.set_float32_matmul_precision(args.matmul_precision)
     begun = time.perf_counter()
     pipe = vcut.load(
-        args.model,
-        preset=args.preset,
-        tca=args.tca,
-        sca=args.sca,
+        model,
+        preset=run.preset,
         dtype=None if args.dtype == "auto" else getattr(torch, args.dtype),
-        device=values.device(args.device),
+        device=device,
         vae_dtype=getattr(torch, args.vae_dtype),
         decode_dtype=None if args.decode_dtype is None else getattr(torch, args.decode_dtype),
         offload=args.offload,
         pack=not args.compile,
-        variant=args.variant,
+        variant=args.variant if isinstance(model, str) else None,
     )
     if args.compile:
         pipe.unet.compile()
-    loaded = time.perf_counter() - begun
+    _introduce(pipe, run, seed, time.perf_counter() - begun, args.quiet)
+    return pipe
+
+
+def _introduce(pipe: Pipeline, run: Run, seed: int, seconds: float, quiet: bool) -> None:
+    """Say what was loaded and what it will do. The note on the weights is said even if ``quiet``."""
+    import torch
+
+    from vcut.kernels import runtime
+
+    if quiet:
+        if pipe.note:
+            _warn(f"note: {pipe.note}")
+        return
     dtype = str(pipe.unet.dtype).removeprefix("torch.")
-    say(f"model    {pipe.config.name}, {dtype} on {pipe.device}, loaded in {loaded:.1f} s")
+    _say(f"model    {pipe.config.name}, {dtype} on {pipe.device}, loaded in {seconds:.1f} s")
     if pipe.note:
-        if args.quiet:
-            print(f"vcut: note: {pipe.note}", file=sys.stderr)
-        say(f"note     {pipe.note}")
-    if (
-        pipe.device.type == "cpu"
-        and pipe.unet.dtype != torch.float32
-        and runtime.is_emulated(pipe.unet.dtype)
-    ):
-        say(f"note     this CPU has no {dtype} arithmetic: --dtype float32 is many times faster")
-    say(f"preset   {args.preset}: {passes}")
-    say(f"seed     {seed}")
-    width, height = args.size or (None, None)
-    made = 0
-    for job in jobs:
-        started = time.perf_counter()
-        try:
-            frames = pipe.generate(
-                job.picture,
-                seed=job.seed,
-                frames=args.frames,
-                height=height,
-                width=width,
-                fit=args.fit,
-                steps=args.steps,
-                cut=args.cut,
-                after=Branch(args.after_context, args.after_latents),
-                embedding=args.embedding,
-                guidance=_guidance(args),
-                fps=fps,
-                motion_bucket=args.motion_bucket,
-                noise_aug=args.noise_aug,
-                decode_chunk=args.decode_chunk,
-                sequential=args.sequential,
-                progress=not args.quiet,
-            )
-        except OutOfMemoryError as error:
-            if error.latents is None:
-                raise
-            frames = _decode_with_less(pipe, error.latents, args.decode_chunk, say)
-        frames = frames.repeat_interleave(args.enlarge, -2).repeat_interleave(args.enlarge, -1)
-        Path(job.output).parent.mkdir(parents=True, exist_ok=True)
-        media.write(frames, job.output, fps, overwrite=args.overwrite)
-        f, _, h, w = frames.shape
-        seconds = time.perf_counter() - started
-        say(f"wrote    {job.output}: {f} frames, {w}x{h}, {fps} fps, seed {job.seed}, in {seconds:.1f} s")
-        if args.sheet:
-            media.contact_sheet(frames, args.sheet, overwrite=args.overwrite)
-            say(f"wrote    {args.sheet}")
-        made += 1
-    if made > 1:
-        say(f"done     {made} clips in {time.perf_counter() - begun:.1f} s")
-
-
-def _decode_with_less(pipe: Pipeline, latents: Tensor, chunk: int, say: Callable[[str], None]) -> Tensor:
-    """Decode finished latents in ever smaller chunks, until they fit or are single frames."""
-    from vcut.errors import OutOfMemoryError
-
-    while chunk > 1:
-        chunk = min(chunk, latents.shape[1]) // 2 or 1
-        say(f"note     decoding did not fit into memory, now {chunk} frames at a time")
-        try:
-            return pipe.decode(latents, chunk)[0]
-        except OutOfMemoryError:
-            continue
-    raise OutOfMemoryError("decoding a single frame does not fit into memory: take --decode-dtype float16")
-
-
-def _usable(jobs: Iterable[Job], unusable: list[Path]) -> Iterator[Job]:
-    """The jobs whose pictures can be read, each looked at when its turn comes; the others are said and noted."""
-    from vcut.media import images
-
-    for picture, clips in itertools.groupby(jobs, key=lambda job: job.picture):
-        job, *others = clips
-        if job.found:
-            try:
-                images.pixels(picture)
-            except MediaError as error:
-                print(f"vcut: skipped: {error}", file=sys.stderr, flush=True)
-                unusable.append(picture)
-                continue
-        yield from (job, *others)
-
-
-def _check_all(args: argparse.Namespace, jobs: Sequence[Job]) -> tuple[int, Summary]:
-    """Raise every fault that can be found without the weights, but for those of pictures found in a folder.
-
-    Returns the rate and what sampling will cost.
-    """
-    from vcut import media
-    from vcut.media import images
-    from vcut.sampling import Branch, frame_scales, linear, plan, summarize, without_guidance
-    from vcut.settings import check_size
-
-    config = _configuration(args)
-    width, height = args.size or (config.width, config.height)
-    check_size(height, width, config.stride)
-    cut = PRESETS[args.preset].cut_step(args.steps) if args.cut == "preset" else args.cut
-    run = plan(args.steps, cut, Branch(args.after_context, args.after_latents), args.embedding)
-    guidance = _guidance(args)
-    scale = guidance if callable(guidance) else linear(*guidance)
-    if (frame_scales(scale, args.frames or config.frames) == 1).all():
-        run = without_guidance(run)  # as the sampler will
-    values.device(args.device)
-    if args.compile and args.offload:
-        raise ConfigError(
-            "--compile and --offload exclude each other: an offloaded network is new at each clip"
-        )
-    fps = args.fps or config.fps
-    for job in jobs:
-        media.check_format(job.output, fps)
-        folder = Path(job.output).parent
-        if folder.exists() or args.output == job.output:
-            try:
-                media.check_place(job.output, overwrite=args.overwrite)
-            except OutputExistsError as error:
-                if args.output == job.output and Path(job.output).is_dir():
-                    raise OutputExistsError(f"{error}; {job.output}/ puts the clip into it") from error
-                raise
-        else:  # it will be made
-            root = next(parent for parent in folder.absolute().parents if parent.exists())
-            if not (root.is_dir() and os.access(root, os.W_OK)):
-                raise MediaError(f"{folder} cannot be made: {root} is not a writable folder")
-    if args.sheet:
-        media.check_sheet(args.sheet, overwrite=args.overwrite)
-    faults = []
-    for picture in dict.fromkeys(job.picture for job in jobs if not job.found):
-        try:
-            images.pixels(picture)
-        except MediaError as error:
-            faults.append(str(error))
-    if len(faults) > 1:
-        raise MediaError(f"{len(faults)} pictures cannot be used: {', '.join(faults)}")
-    if faults:
-        raise MediaError(faults[0])
-    return fps, summarize(run)
-
-
-def _guidance(args: argparse.Namespace) -> tuple[float, float] | Scale:
-    from vcut.sampling import triangle
-
-    ends = (args.guidance_min, args.guidance_max)
-    return triangle(*ends) if args.guidance_shape == "triangle" else ends
-
-
-def _configuration(args: argparse.Namespace) -> SVDConfig:
-    """The model's configuration, of a file or a folder by its headers alone."""
-    if args.model in CONFIGS:
-        return CONFIGS[args.model]
-    from vcut.loading import find
-
-    return find(args.model, variant=args.variant).config
+        _say(f"note     {pipe.note}")
+    on_cpu = pipe.device.type == "cpu" and pipe.unet.dtype != torch.float32
+    if on_cpu and runtime.is_emulated(pipe.unet.dtype):
+        _say(f"note     this CPU has no {dtype} arithmetic: --dtype float32 is many times faster")
+    _say(f"preset   {run.summary}")
+    _say(f"seed     {seed}")
 
 
 def _silent(line: str) -> None:
@@ -263,3 +131,105 @@ def _say(line: str) -> None:
         print(line, flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _warn(line: str) -> None:
+    print(f"vcut: {line}", file=sys.stderr, flush=True)
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    """Everything that ``vcut generate`` takes, in four groups."""
+    group = parser.add_argument_group("pictures in, clips out")
+    group.add_argument(
+        "pictures", nargs="+", type=values.path, metavar="PICTURE", help="a picture, or a folder of pictures"
+    )
+    group.add_argument(
+        "-o",
+        "--output",
+        type=values.name,
+        metavar="PATH",
+        help="a file (.mp4, .gif, .webp); without suffix a folder of the clip's PNG frames; with a / at the end, "
+        "with --format or for several clips a folder for clips named after their pictures (default: beside the "
+        "picture; a folder of pictures needs one)",
+    )
+    group.add_argument(
+        "--format",
+        choices=("mp4", "gif", "webp", "png"),
+        help="format of clips named after their pictures; png is a folder of frames (default: mp4)",
+    )
+    group.add_argument(
+        "--clips", type=values.count, default=1, metavar="N", help="clips of each picture (default: 1)"
+    )
+    group.add_argument(
+        "--seed",
+        type=values.seed,
+        metavar="N",
+        help="clip i of each picture is made from seed N + i (default: random, printed)",
+    )
+    options.add_settings(group, "size", "fit")
+    group.add_argument(
+        "--sheet", type=values.path, metavar="PNG", help="also write all frames as one picture"
+    )
+    group.add_argument(
+        "--enlarge",
+        type=values.count,
+        default=1,
+        metavar="N",
+        help="write every pixel N times along each side: the model in the box makes 32x32 (default: 1)",
+    )
+    group.add_argument("--overwrite", action="store_true", help="replace clips that exist")
+    group.add_argument("--quiet", action="store_true", help="print only errors and notes on the model")
+
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model",
+        type=values.name,
+        default="tiny",
+        metavar="NAME|PATH",
+        help=f"{options.MODELS} (default: tiny)",
+    )
+    options.add_preset(group)
+    group.add_argument("--variant", choices=("fp16",), help="download half-precision weights, half as large")
+
+    group = parser.add_argument_group("sampling")
+    options.add_settings(
+        group,
+        *("steps", "cut", "after", "embedding", "guidance", "frames", "fps", "motion_bucket", "noise_aug"),
+    )
+
+    group = parser.add_argument_group("speed and memory")
+    options.add_device(group)
+    group.add_argument(
+        "--dtype",
+        choices=("auto", *options.DTYPES),
+        default="auto",
+        help="number type of UNet and CLIP; auto is float16 on a GPU, float32 on a CPU (default: auto)",
+    )
+    group.add_argument(
+        "--vae-dtype",
+        choices=options.DTYPES,
+        default="float32",
+        help="number type of the VAE; the published one overflows in float16 (default: float32)",
+    )
+    group.add_argument(
+        "--decode-dtype",
+        choices=options.DTYPES,
+        help="number type of the VAE's decoder; float16 takes half the memory (default: that of the VAE)",
+    )
+    options.add_settings(group, "decode_chunk", "sequential")
+    group.add_argument(
+        "--offload",
+        action="store_true",
+        help="keep the networks in main memory, each on the device only while it is at work: equal output",
+    )
+    group.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the UNet with torch.compile: minutes for the first clip; on a CPU it is faster without",
+    )
+    group.add_argument(
+        "--matmul-precision",
+        choices=("highest", "high", "medium"),
+        help="of float32 matrix products, as torch names it; medium is faster on many CPUs and rounds to bfloat16 "
+        "on those with such units (default: highest)",
+    )

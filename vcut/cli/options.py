@@ -1,212 +1,165 @@
-"""The options of ``vcut generate``."""
+"""The options of the commands. Those of a run are made from the fields of :class:`vcut.settings.Settings`."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, get_args
 
 from vcut.cli import values
-from vcut.config import CONFIGS, PRESETS
+from vcut.config import CONFIGS, PRESETS, Fit, SVDConfig
+from weights_tools import command
 
-EXAMPLES = """\
-examples:
-  vcut generate photo.jpg                          photo.mp4 beside it, from the model in the box
-  vcut generate photo.jpg -o clip.gif --seed 7     the suffix picks the format
-  vcut generate photo.jpg -o frames                frames/000.png, frames/001.png, ...
-  vcut generate photo.jpg --clips 5 -o clips/      clips/photo-0.mp4 ... clips/photo-4.mp4
-  vcut generate photos/ -o clips/                  a clip of each picture; those that exist are skipped
-  vcut generate photo.jpg --model svd-xt           the real thing, cut at step 17 of 25
-  vcut generate photo.jpg --model weights.safetensors --preset baseline
-"""
+if TYPE_CHECKING:
+    from vcut.loading import Found
+    from vcut.settings import Settings
+
+DTYPES = ("float32", "float16", "bfloat16")
+MODELS = f"{', '.join(CONFIGS)}; or a .safetensors file or a diffusers folder"
+
+FORMS: dict[str, dict[str, Any]] = {
+    "frames": {"type": values.count, "metavar": "N"},
+    "fit": {"choices": get_args(Fit)},
+    "steps": {"type": values.count, "metavar": "N"},
+    "cut": {"type": values.cut, "metavar": "N|none"},
+    "embedding": {"type": values.steps, "metavar": "all|none|A-B"},
+    "fps": {"type": values.rate, "metavar": "N"},
+    "motion_bucket": {"type": values.whole, "metavar": "N"},
+    "noise_aug": {"type": values.strength, "metavar": "X"},
+    "decode_chunk": {"type": values.chunk, "metavar": "N|none"},
+    "sequential": {"action": "store_true"},
+}
+"""How the text behind an option becomes the setting of that name, for settings that are one option."""
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Everything that ``vcut generate`` takes, in four groups."""
-    group = parser.add_argument_group("pictures in, clips out")
-    group.add_argument(
-        "pictures", nargs="+", type=values.path, metavar="PICTURE", help="a picture, or a folder of them"
-    )
-    group.add_argument(
-        "-o",
-        "--output",
-        type=values.name,
-        metavar="PATH",
-        help="a file (.mp4, .gif, .webp); without suffix a folder of the clip's PNG frames; with a / at the end, "
-        "with --format or for several clips a folder for clips named after their pictures (default: beside each)",
-    )
-    group.add_argument(
-        "--format",
-        choices=("mp4", "gif", "webp", "png"),
-        help="of clips named after their pictures; png is a folder of frames (default: mp4)",
-    )
-    group.add_argument(
-        "--clips", type=values.count, default=1, metavar="N", help="clips of each picture (default: 1)"
-    )
-    group.add_argument(
-        "--seed",
-        type=values.seed,
-        metavar="N",
-        help="clip i of a picture is made from seed N + i (default: random, printed)",
-    )
-    group.add_argument(
-        "--size",
-        type=values.size,
-        metavar="WxH",
-        help="width x height in pixels, multiples of 64 (default: the model's, 1024x576)",
-    )
-    group.add_argument(
-        "--fit",
-        choices=("crop", "resize", "pad"),
-        default="crop",
-        help="how pictures of another shape get there: fill and cut, squash, or black bars (default: crop)",
-    )
-    group.add_argument(
-        "--sheet", type=values.path, metavar="PNG", help="also write all frames as one picture"
-    )
-    group.add_argument(
-        "--enlarge",
-        type=values.count,
-        default=1,
-        metavar="N",
-        help="write every pixel N times along each side: the model in the box makes 32x32 (default: 1)",
-    )
-    group.add_argument("--overwrite", action="store_true", help="replace clips that exist")
-    group.add_argument("--quiet", action="store_true", help="print errors and notes on the model only")
+class Subcommand(command.Parser):
+    """Parser of a subcommand, which gets its options when it is used: some need torch, which takes seconds."""
 
-    group = parser.add_argument_group("model")
-    group.add_argument(
-        "--model",
-        type=values.name,
-        default="tiny",
-        metavar="NAME|PATH",
-        help=f"{', '.join(CONFIGS)}; or a .safetensors file or a diffusers folder (default: tiny)",
-    )
+    add_options: Callable[[argparse.ArgumentParser], None] | None = None
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Add the options before the first word is read."""
+        if self.add_options is not None:
+            add, self.add_options = self.add_options, None
+            add(self)
+        return super().parse_known_args(args, namespace)
+
+
+def add_settings(group: argparse._ArgumentGroup, *names: str) -> None:
+    """Add the option of each setting; ``size``, ``after`` and ``guidance`` stand for several options."""
+    from vcut.settings import DEFAULTS, SAYS
+
+    several = {"size": _add_size, "after": _add_after, "guidance": _add_guidance}
+    for name in names:
+        if name in several:
+            several[name](group)
+            continue
+        says = SAYS[name].removesuffix(" (default: False)")
+        group.add_argument(f"--{name.replace('_', '-')}", default=DEFAULTS[name], help=says, **FORMS[name])
+
+
+def settings(args: argparse.Namespace) -> Settings:
+    """The settings that ``args`` ask for; those without an option have their defaults.
+
+    Raises:
+        ConfigError: values that do not fit together.
+    """
+    from vcut.sampling import Branch, Ramp
+    from vcut.settings import Settings
+
+    given = vars(args)
+    chosen = {name: given[name] for name in FORMS if name in given}
+    if given.get("size"):
+        chosen["width"], chosen["height"] = args.size
+    if "after_context" in given:
+        chosen["after"] = Branch(args.after_context, args.after_latents)
+    if "guidance_min" in given:
+        chosen["guidance"] = Ramp(args.guidance_min, args.guidance_max, args.guidance_shape)
+    return Settings(**chosen)
+
+
+def configuration(model: str, variant: str | None = None) -> tuple[str | Found, SVDConfig]:
+    """What :func:`vcut.load` takes for the model of this name, and its configuration.
+
+    A published model is known by its name and not looked for yet. Of a file or a folder the headers are read.
+
+    Raises:
+        CheckpointError: there is no such model, or it cannot be read.
+        ConfigError: it does not say what its shapes cannot tell.
+    """
+    if model in CONFIGS:
+        return model, CONFIGS[model]
+    from vcut.loading import find
+
+    found = find(model, variant=variant)
+    return found, found.config
+
+
+def add_preset(group: argparse._ArgumentGroup | argparse.ArgumentParser) -> None:
+    """Add the form of the cross-attentions."""
     group.add_argument(
         "--preset",
         choices=tuple(PRESETS),
         default="vcut",
-        help="baseline: as published; lossless: equal output, less work; vcut: the paper's cut (default)",
+        help="baseline: as published; lossless: equal output, less work; vcut: the paper's cut, lossy (default: "
+        "vcut)",
     )
     for flag, kind in (("--tca", "temporal"), ("--sca", "spatial")):
         group.add_argument(
             flag,
             type=values.mode,
             metavar="true|linear_cached|false",
-            help=f"{kind} cross-attention, instead of the preset's",
+            help=f"mode of the {kind} cross-attention (default: the preset's)",
         )
-    group.add_argument("--variant", choices=("fp16",), help="download half-precision weights, half as large")
 
-    group = parser.add_argument_group("sampling")
+
+def add_device(group: argparse._ArgumentGroup | argparse.ArgumentParser, default: str = "auto") -> None:
+    """Add the device to run on."""
     group.add_argument(
-        "--steps", type=values.count, default=25, metavar="N", help="denoising steps (default: 25)"
+        "--device",
+        default=default,
+        metavar="NAME",
+        help=f"auto, cpu, cuda, cuda:1 or mps; auto is cuda if there is one (default: {default})",
     )
+
+
+def _add_size(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--cut",
-        type=values.cut,
-        default="preset",
-        metavar="N|none",
-        help="first step without guidance, from 1; none never cuts (default: the preset's, vcut: 17 of 25)",
+        "--size",
+        type=values.size,
+        metavar="WxH",
+        help="width x height of the frames in pixels, multiples of 64 for the published models (default: the "
+        "model's, 1024x576)",
     )
-    for part in ("context", "latents"):
+
+
+def _add_after(group: argparse._ArgumentGroup) -> None:
+    from vcut.sampling import MEAN, Mix
+
+    for part, default in MEAN._asdict().items():
         group.add_argument(
             f"--after-{part}",
-            choices=("cond", "mean", "uncond"),
-            default="mean" if part == "context" else "cond",
-            help=f"{part} of the steps after the cut (default: %(default)s)",
+            choices=get_args(Mix),
+            default=default,
+            help=f"{part} that the single pass of a cut step is given (default: {default})",
         )
-    group.add_argument(
-        "--embedding",
-        type=values.steps,
-        metavar="all|none|A-B",
-        help="steps whose passes receive the image embedding, the rest get zeros: the experiment of the paper's "
-        "figure 2 (default: all)",
-    )
-    group.add_argument(
-        "--guidance-min",
-        type=values.finite,
-        default=1.0,
-        metavar="X",
-        help="at the first frame (default: 1.0)",
-    )
-    group.add_argument(
-        "--guidance-max",
-        type=values.finite,
-        default=3.0,
-        metavar="X",
-        help="at the last frame (default: 3.0)",
-    )
+
+
+def _add_guidance(group: argparse._ArgumentGroup) -> None:
+    from vcut.sampling import Ramp
+
+    ramp = Ramp()
+    for end, default, frame in (("min", ramp.minimum, "first"), ("max", ramp.maximum, "last")):
+        group.add_argument(
+            f"--guidance-{end}",
+            type=values.finite,
+            default=default,
+            metavar="X",
+            help=f"guidance scale at the {frame} frame (default: {default})",
+        )
     group.add_argument(
         "--guidance-shape",
         choices=("linear", "triangle"),
-        default="linear",
-        help="triangle reaches the maximum at the middle frame and comes back (default: linear)",
-    )
-    group.add_argument("--frames", type=values.count, metavar="N", help="default: the model's, 14 or 25")
-    group.add_argument(
-        "--fps",
-        type=values.rate,
-        metavar="N",
-        help="frames per second, of the file and told to the model (default: 7)",
-    )
-    group.add_argument(
-        "--motion-bucket",
-        type=values.whole,
-        metavar="N",
-        help="amount of motion, more is more (default: 127, of about 1 to 255)",
-    )
-    group.add_argument(
-        "--noise-aug",
-        type=values.strength,
-        default=0.02,
-        metavar="X",
-        help="noise on the picture: more frees the motion from it (default: 0.02)",
-    )
-
-    group = parser.add_argument_group("speed and memory")
-    group.add_argument(
-        "--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps (default: auto)"
-    )
-    group.add_argument(
-        "--dtype",
-        choices=("auto", "float32", "float16", "bfloat16"),
-        default="auto",
-        help="auto: float16 on a GPU, float32 on the CPU (default)",
-    )
-    group.add_argument(
-        "--vae-dtype",
-        choices=("float32", "float16", "bfloat16"),
-        default="float32",
-        help="float16 overflows with the published VAE (default: float32)",
-    )
-    group.add_argument(
-        "--decode-dtype",
-        choices=("float32", "float16", "bfloat16"),
-        help="of the VAE's decoder, if another: half as much memory (default: as --vae-dtype)",
-    )
-    group.add_argument(
-        "--decode-chunk",
-        type=values.count,
-        default=14,
-        metavar="N",
-        help="frames decoded at a time; fewer need less memory, and change the frames a little (default: 14)",
-    )
-    group.add_argument(
-        "--sequential",
-        action="store_true",
-        help="the two passes of a guided step one after the other: slower, less memory, equal output",
-    )
-    group.add_argument(
-        "--offload",
-        action="store_true",
-        help="keep the networks in main memory, each on the device only while it is at work: equal output",
-    )
-    group.add_argument(
-        "--compile",
-        action="store_true",
-        help="torch.compile the UNet: minutes for the first clip; on a CPU what is done without it is faster",
-    )
-    group.add_argument(
-        "--matmul-precision",
-        choices=("highest", "high", "medium"),
-        help="of float32 matrix products, as torch names them: medium is faster on many CPUs, and rounds to bfloat16 "
-        "on those with such units (default: highest)",
+        default=ramp.shape,
+        help="triangle reaches the maximum at the middle frame and falls back to the minimum (default: linear)",
     )

@@ -1,4 +1,4 @@
-"""What may follow the options of the commands: each function reads one text or says what it expected."""
+"""Values of the commands' options: each function reads one text, or says what it expected."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ N = TypeVar("N", int, float)
 
 
 def name(text: str) -> str:
-    """A name of something. An empty one, as of a variable that was never set, would mean the current folder."""
+    """A name that is not empty. An empty one, from an unset shell variable, would mean the current folder."""
     if not text:
         raise argparse.ArgumentTypeError("expected a name, got an empty one")
     return text
@@ -31,13 +31,18 @@ def count(text: str) -> int:
     return _number(text, int, 1, "a whole number of at least 1")
 
 
+def chunk(text: str) -> int | None:
+    """A whole number of at least 1, or ``none``."""
+    return None if text == "none" else _number(text, int, 1, "a whole number of at least 1, or none")
+
+
 def whole(text: str) -> int:
     """A whole number of at least 0."""
     return _number(text, int, 0, "a whole number of at least 0")
 
 
 def seed(text: str) -> int:
-    """What a torch generator can be seeded with."""
+    """A seed that torch's generators take."""
     return _number(text, int, 0, "a whole number from 0 to 2^63 - 1", 2**63 - 1)
 
 
@@ -102,7 +107,7 @@ def mode(text: str) -> Mode:
 
 
 def device(name: str) -> str | None:
-    """The device to run on, once it is sure to be there; None for ``auto``."""
+    """The device to run on, once torch is known to reach it; None for ``auto``."""
     if name == "auto":
         return None
     import torch

@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from einops import rearrange
+from einops import rearrange, repeat
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vcut.config import whole_number
 from vcut.errors import ConfigError, MediaError, NotFiniteError, OutputExistsError
 from vcut.media import images
 from weights_tools.outputs import replacing
@@ -30,7 +31,15 @@ _FASTEST = {".gif": 50, ".webp": 90, ".mp4": 240}
 """The highest frames per second of each format. GIF players slow a faster clip down to 10."""
 
 
-def write(frames: Tensor, path: str | Path, fps: Rate = 7, *, overwrite: bool = False, crf: int = 18) -> Path:
+def write(
+    frames: Tensor,
+    path: str | Path,
+    fps: Rate = 7,
+    *,
+    overwrite: bool = False,
+    crf: int = 18,
+    enlarge: int = 1,
+) -> Path:
     """Write a clip in the format that the suffix of ``path`` names.
 
     ``.mp4`` is H.264 in yuv420p with the index in front, which plays everywhere, browsers included. It needs even
@@ -45,6 +54,7 @@ def write(frames: Tensor, path: str | Path, fps: Rate = 7, *, overwrite: bool = 
             times of its frames alternate and the clip keeps its length.
         overwrite: whether to replace an existing file, or an existing folder that holds PNG frames alone.
         crf: quality of .mp4, 0 (best) to 51; at 18 the loss is hard to see.
+        enlarge: times that every pixel is written along each side.
 
     Returns:
         The path written.
@@ -56,7 +66,7 @@ def write(frames: Tensor, path: str | Path, fps: Rate = 7, *, overwrite: bool = 
     """
     check_format(path, fps)
     check_place(path, overwrite=overwrite)
-    pictures = _to_bytes(frames)
+    pictures = _to_bytes(frames, enlarge)
     suffix, path = _suffix(path), Path(path)
     if suffix == ".mp4" and (pictures.shape[1] % 2 or pictures.shape[2] % 2):
         height, width = pictures.shape[1:3]
@@ -112,7 +122,12 @@ def check_place(path: str | Path, *, overwrite: bool = False) -> None:
 
 
 def contact_sheet(
-    frames: Tensor, path: str | Path, columns: int | None = None, *, overwrite: bool = False
+    frames: Tensor,
+    path: str | Path,
+    columns: int | None = None,
+    *,
+    overwrite: bool = False,
+    enlarge: int = 1,
 ) -> Path:
     """Write all frames side by side into one PNG, in reading order, at full size.
 
@@ -121,6 +136,7 @@ def contact_sheet(
         path: the .png to write; the folder that it lies in must exist.
         columns: frames in a row, by default the number that makes the grid nearly square.
         overwrite: whether to replace an existing file.
+        enlarge: times that every pixel is written along each side.
 
     Returns:
         The path written.
@@ -133,7 +149,7 @@ def contact_sheet(
     if columns is not None and columns < 1:
         raise ConfigError(f"columns must be at least 1, got {columns}")
     pil = _pillow(path)
-    pictures = _to_bytes(frames)
+    pictures = _to_bytes(frames, enlarge)
     f, h, w, _ = pictures.shape
     columns = min(f, columns or math.ceil(math.sqrt(f)))
     rows, gap = math.ceil(f / columns), 4
@@ -188,8 +204,9 @@ def read(path: str | Path) -> tuple[Tensor, float | None]:
     return torch.from_numpy(np.stack([rearrange(picture, "h w c -> c h w") for picture in pictures])), fps
 
 
-def _to_bytes(frames: Tensor) -> Bytes:
-    """Round frames [f, 3, H, W] in 0..1 to bytes [f, H, W, 3]."""
+def _to_bytes(frames: Tensor, enlarge: int) -> Bytes:
+    """Round frames [f, 3, H, W] in 0..1 to bytes [f, H m, W m, 3], every pixel ``enlarge`` = m times each way."""
+    whole_number("enlarge", enlarge)
     if frames.ndim != 4 or frames.shape[1] != 3 or not frames.is_floating_point():
         hint = "; write one clip at a time" if frames.ndim == 5 else ""
         raise MediaError(f"frames are {list(frames.shape)} {frames.dtype}, expected [f, 3, H, W] float{hint}")
@@ -203,7 +220,7 @@ def _to_bytes(frames: Tensor) -> Bytes:
     if low < -1e-3 or high > 1 + 1e-3:
         raise MediaError(f"frames run from {low:.4g} to {high:.4g}, expected 0..1")
     array: Bytes = frames.clamp(0, 1).mul(255).round().to(torch.uint8).cpu().numpy()
-    return np.ascontiguousarray(rearrange(array, "f c h w -> f h w c"))
+    return np.ascontiguousarray(repeat(array, "f c h w -> f (h m) (w n) c", m=enlarge, n=enlarge))
 
 
 def _suffix(path: str | Path) -> str:

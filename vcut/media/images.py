@@ -46,7 +46,16 @@ _SLACK = 1e-3
 
 
 def to_tensor(image: Image, height: int, width: int, fit: Fit = "crop") -> Tensor:
-    """Read a picture and fit it to ``height`` x ``width``.
+    """:func:`fitted`, as the networks take it.
+
+    Returns:
+        [3, height, width] float32 in [-1, 1], on the CPU.
+    """
+    return (fitted(image, height, width, fit) * 2 - 1).contiguous()
+
+
+def fitted(image: Image, height: int, width: int, fit: Fit = "crop") -> Tensor:
+    """Read ``image`` and fit it to ``height`` x ``width``. A picture of that size stays as it is, to the bit.
 
     Args:
         image: the picture: a path; a PIL image of any mode; an array [h, w] or [h, w, c] (uint8, uint16, or float in
@@ -58,7 +67,7 @@ def to_tensor(image: Image, height: int, width: int, fit: Fit = "crop") -> Tenso
             squashes; ``'pad'`` shows the whole picture between black bars.
 
     Returns:
-        [3, height, width] float32 in [-1, 1], on the CPU.
+        [3, height, width] float32 in 0..1, on the CPU.
 
     Raises:
         MediaError: the picture cannot be read or is not a picture.
@@ -69,7 +78,7 @@ def to_tensor(image: Image, height: int, width: int, fit: Fit = "crop") -> Tenso
     if height < 1 or width < 1:
         raise ConfigError(f"a picture cannot be {height} pixels high and {width} wide")
     picture = rearrange(torch.from_numpy(pixels(image)), "h w c -> c h w").contiguous()
-    return (_fit(picture, height, width, fit) * 2 - 1).contiguous()
+    return _fit(picture, height, width, fit)
 
 
 def to_tensors(images: Image | Sequence[Image], height: int, width: int, fit: Fit = "crop") -> Tensor:
@@ -88,7 +97,7 @@ def to_tensors(images: Image | Sequence[Image], height: int, width: int, fit: Fi
 
 
 def pixels(image: Image) -> Pixels:
-    """The picture as float32 pixels [h, w, 3] in 0..1, at its own size. Argument and errors as :func:`to_tensor`."""
+    """The picture as float32 [h, w, 3] in 0..1, at its own size. Arguments and errors as :func:`fitted`."""
     if isinstance(image, str | Path):
         return _of_array(_open(Path(image)), f"{image}")
     if isinstance(image, Tensor):
@@ -99,19 +108,6 @@ def pixels(image: Image) -> Pixels:
     if (module := sys.modules.get("PIL.Image")) and isinstance(image, module.Image):
         return _of_array(_decode(image, "the PIL image"), "the PIL image")
     raise MediaError(f"expected a path, PIL image, array or tensor, got {type(image).__name__}")
-
-
-def is_animated(path: Path) -> bool:
-    """Whether a file is a GIF or WebP of several frames, by its header; False if it cannot be read."""
-    if path.suffix.lower() not in (".gif", ".webp"):
-        return False
-    try:
-        from PIL import Image
-
-        with Image.open(path) as image:
-            return getattr(image, "n_frames", 1) > 1
-    except Exception:  # a damaged header makes Pillow's readers raise nearly anything
-        return False
 
 
 def _of_tensor(tensor: Tensor) -> Pixels:

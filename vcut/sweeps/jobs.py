@@ -1,20 +1,60 @@
-"""Which clips ``vcut generate`` is to make, from which pictures, and where they go.
+"""Which clips are to be made, from which pictures, and where they go.
 
-Without a ``-o`` that names one file or one folder of frames, a clip is named after its picture. A name that two
-pictures of a folder would share keeps the suffix of each picture: ``a.jpg.mp4`` and ``a.png.mp4``.
+Without an output that names one file or one folder of frames, a clip is named after its picture: ``a.mp4`` of
+``a.jpg``, or ``a-0.mp4``, ``a-1.mp4`` if each picture gives several. Pictures that would share a name keep their
+suffixes: ``a.jpg.mp4`` and ``a.png.mp4``.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
-import secrets
-from collections import defaultdict
-from collections.abc import Collection, Hashable, Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vcut.errors import ConfigError, MediaError
+from vcut import media
+from vcut.errors import ConfigError, MediaError, OutputExistsError
+from vcut.media import images
+from vcut.settings import LARGEST_SEED
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where clips go, and how they are written."""
+
+    # a file, a folder for one clip's frames, or, with a / at its end, a folder for clips; None: beside the pictures
+    path: str | None = None
+    # of clips named after their pictures: mp4, gif, webp, or png for folders of frames; None: mp4
+    format: str | None = None
+    # where all frames of the one clip are written as one picture too
+    sheet: Path | None = None
+    overwrite: bool = False
+    # times that every pixel is written along each side
+    enlarge: int = 1
+
+    @property
+    def file(self) -> str | None:
+        """The one file that is asked for, if ``path`` names a file."""
+        path = self._name
+        return path if path and Path(path).suffix and not Path(path).is_dir() else None
+
+    @property
+    def frames(self) -> str | None:
+        """The one folder of frames that is asked for, if ``path`` may be one: no suffix, and no format beside it."""
+        path = self._name
+        return path if path and not Path(path).suffix and not self.format else None
+
+    @property
+    def _name(self) -> str | None:
+        """``path``, unless it says that it is a folder for clips."""
+        folder = self.path is None or self.path.endswith("/") or Path(self.path).name in ("", "..")
+        return None if folder else self.path
+
+    @property
+    def end(self) -> str:
+        """What follows the name of a clip that is named after its picture."""
+        return "/" if self.format == "png" else f".{self.format or 'mp4'}"
 
 
 @dataclass(frozen=True)
@@ -22,53 +62,93 @@ class Job:
     """One clip to make."""
 
     picture: Path
-    output: str  # ends in a slash, or has no suffix, if it is a folder of frames
+    # ends in a slash, or has no suffix, if it is a folder of frames
+    output: str
     seed: int
-    found: bool  # in a folder, not named: a fault of the picture stops only its own clips
+    # given by its own name, not found in a folder: a fault of it stops everything before the first clip
+    named: bool = True
 
 
 @dataclass(frozen=True)
-class Clips:
-    """All that a command line asks for."""
+class Work:
+    """All clips that are asked for."""
 
     jobs: tuple[Job, ...]
-    existing: tuple[Job, ...]  # made before, and skipped
-    seed: int  # the first
+    # clips that were made before, and are skipped
+    existing: tuple[Job, ...] = ()
 
 
-def plan_clips(args: argparse.Namespace) -> Clips:
-    """The clips that ``args`` ask for.
+def find_work(pictures: Sequence[Path], outputs: Outputs, *, seed: int, clips: int = 1) -> Work:
+    """The clips of pictures and of folders of pictures; clip i of a picture has ``seed + i``.
+
+    Of several clips those that exist are skipped, unless they are to be overwritten.
 
     Raises:
-        ConfigError: two clips would get one name, or a picture would be replaced.
+        ConfigError: two clips would get one name, a picture would be replaced, or a seed is too large.
         MediaError: a folder holds no pictures.
     """
-    named = dict.fromkeys(path for path in args.pictures if not path.is_dir())
-    folders = [path for path in args.pictures if path.is_dir()]
-    found = dict.fromkeys(
-        picture for folder in folders for picture in _search(folder) if picture not in named
-    )
-    many = bool(folders) or len(named) * args.clips > 1
-    if args.sheet and many:
-        raise ConfigError("--sheet goes with one clip, of one picture")
-    found = dict.fromkeys(_without_clips(args, found, [*named, *found]))
-    pictures = [*named, *found]
-    seed = secrets.randbelow(2**32) if args.seed is None else args.seed
-    outputs = _outputs(args, pictures, many, found)
-    _protect(pictures, [output for each in outputs.values() for output in each], args.sheet)
+    if seed + clips - 1 > LARGEST_SEED:
+        raise ConfigError(f"the seeds {seed} to {seed + clips - 1} of {clips} clips must be below 2^63")
+    folders = [path for path in pictures if path.is_dir()]
+    named = dict.fromkeys(path for path in pictures if not path.is_dir())
+    _check_folders(folders, outputs)
+    found = dict.fromkeys(picture for folder in folders for picture in _search(folder))
+    every = [*named, *(picture for picture in found if picture not in named)]
+    many = bool(folders) or len(every) * clips > 1
+    names = _names(every, outputs, clips, many)
     jobs = [
-        Job(picture, output, seed + clip, picture in found)
-        for picture in pictures
-        for clip, output in enumerate(outputs[picture])
+        Job(picture, name, seed + clip, picture in named)
+        for picture in every
+        for clip, name in enumerate(names[picture])
     ]
-    existing = {job: None for job in jobs if many and not args.overwrite and os.path.lexists(job.output)}
-    return Clips(tuple(job for job in jobs if job not in existing), tuple(existing), seed)
+    _check_names(jobs, outputs)
+    if not many or outputs.overwrite:
+        return Work(tuple(jobs))
+    existing = {job for job in jobs if os.path.lexists(job.output)}
+    return Work(tuple(job for job in jobs if job not in existing), tuple(filter(existing.__contains__, jobs)))
+
+
+def check_outputs(work: Work, outputs: Outputs, fps: int) -> None:
+    """Raise now whatever would keep a finished clip from being written.
+
+    Raises:
+        MediaError: a format that cannot hold the clips, or a place that cannot be written.
+        OutputExistsError: something is there already.
+    """
+    for job in work.jobs:
+        media.check_format(job.output, fps)
+        folder = Path(job.output).parent
+        if folder.exists() or outputs.path == job.output:
+            _check_place(job.output, outputs)
+            continue
+        # the folder will be made
+        root = next(parent for parent in folder.absolute().parents if parent.exists())
+        if not (root.is_dir() and os.access(root, os.W_OK)):
+            raise MediaError(f"{folder} cannot be made: {root} is not a writable folder")
+    if outputs.sheet:
+        media.check_sheet(outputs.sheet, overwrite=outputs.overwrite)
+
+
+def _check_place(output: str, outputs: Outputs) -> None:
+    try:
+        media.check_place(output, overwrite=outputs.overwrite)
+    except OutputExistsError as error:
+        if outputs.path == output and Path(output).is_dir():
+            raise OutputExistsError(f"{error}; {output}/ puts the clip into it") from error
+        raise
+
+
+def _check_folders(folders: Sequence[Path], outputs: Outputs) -> None:
+    """Clips of a folder go elsewhere: a later run would take those beside the pictures for pictures."""
+    for folder in folders:
+        if outputs.path is None:
+            raise ConfigError(f"{folder} is a folder of pictures: say where the clips go, --output clips/")
+        if Path(outputs.path).exists() and Path(outputs.path).samefile(folder):
+            raise ConfigError(f"--output {outputs.path} is the folder of the pictures: choose another")
 
 
 def _search(folder: Path) -> list[Path]:
     """The pictures of a folder, by their suffixes."""
-    from vcut.media import images
-
     found = sorted(
         file for file in folder.iterdir() if file.suffix.lower() in images.SUFFIXES and file.is_file()
     )
@@ -77,103 +157,56 @@ def _search(folder: Path) -> list[Path]:
     return found
 
 
-def _without_clips(args: argparse.Namespace, found: Iterable[Path], pictures: Iterable[Path]) -> list[Path]:
-    """Leave out what earlier runs put beside the pictures: animations named as a clip of another picture."""
-    from vcut.media import images
-
-    moving = {picture for picture in found if images.is_animated(picture)}
-    clips = {
-        _place(args, picture, name, clip)
-        for picture in pictures
-        if picture not in moving
-        for name in (picture.stem, picture.name)
-        for clip in range(args.clips)
+def _names(pictures: Sequence[Path], outputs: Outputs, clips: int, many: bool) -> dict[Path, list[str]]:
+    """Where the clips of each picture go; :mod:`vcut.media` takes a ``/`` at the end for a folder of frames."""
+    if outputs.sheet and many:
+        raise ConfigError("--sheet goes with one clip, of one picture")
+    if file := outputs.file:
+        if many:
+            raise ConfigError(f"--output {file} is one file for several clips: give a folder ({file}/)")
+        if outputs.format and Path(file).suffix.lower() != f".{outputs.format}":
+            raise ConfigError(f"--output {file} and --format {outputs.format} contradict each other")
+    if (one := outputs.file or outputs.frames) and not many:
+        return {pictures[0]: [one]}
+    without_suffix = [_place(picture, picture.stem, outputs) for picture in pictures]
+    with_suffix = [_place(picture, picture.name, outputs) for picture in pictures]
+    # a name that is one picture's stem and another's whole name would clash too
+    taken = Counter(without_suffix) + Counter(set(with_suffix))
+    numbers = [f"-{clip}" for clip in range(clips)] if clips > 1 else [""]
+    return {
+        picture: [f"{short if taken[short] == 1 else whole}{number}{outputs.end}" for number in numbers]
+        for picture, short, whole in zip(pictures, without_suffix, with_suffix, strict=True)
     }
-    return [picture for picture in found if not (picture in moving and picture.with_suffix("") in clips)]
 
 
-def _outputs(
-    args: argparse.Namespace, pictures: Collection[Path], many: bool, found: Collection[Path]
-) -> dict[Path, list[str]]:
-    """Where the clips of each picture go."""
-    keep: set[Path] = set()  # whose names keep their suffix
-    while True:
-        outputs = {picture: _of_picture(args, picture, many, picture in keep) for picture in pictures}
-        owners: dict[str, list[Path]] = defaultdict(list)
-        for picture, names in outputs.items():
-            for name in names:
-                owners[name].append(picture)
-        shared = {name: each for name, each in owners.items() if len(each) > 1}
-        own = [
-            [picture] for picture, names in outputs.items() if any(Path(name) in outputs for name in names)
-        ]
-        clashing = {picture for each in [*shared.values(), *own] for picture in each if picture in found}
-        if clashing <= keep:
-            break
-        keep |= clashing
-    for name, (one, another, *_) in shared.items():
-        raise ConfigError(f"{one} and {another} would both become {name}: rename one")
-    return outputs
+def _place(picture: Path, name: str, outputs: Outputs) -> Path:
+    return (picture.parent if outputs.path is None else Path(outputs.path)) / name
 
 
-def _of_picture(args: argparse.Namespace, picture: Path, many: bool, keep: bool) -> list[str]:
-    """Where the clips of one picture go; :mod:`vcut.media` takes a ``/`` at the end for a folder of frames."""
-    out: str | None = args.output
-    if out is not None and not out.endswith("/") and Path(out).name not in ("", ".."):
-        if Path(out).suffix and not Path(out).is_dir():
-            if many:
-                raise ConfigError(f"--output {out} is one file for several clips: give a folder ({out}/)")
-            if args.format and Path(out).suffix.lower() != f".{args.format}":
-                raise ConfigError(f"--output {out} and --format {args.format} contradict each other")
-            return [out]
-        if not (Path(out).suffix or many or args.format):
-            return [out]
-    name = picture.name if keep else picture.stem
-    end = "/" if args.format == "png" else f".{args.format or 'mp4'}"
-    return [f"{_place(args, picture, name, clip)}{end}" for clip in range(args.clips)]
-
-
-def _place(args: argparse.Namespace, picture: Path, name: str, clip: int) -> Path:
-    """The path of a clip named after its picture, without suffix."""
-    folder = picture.parent if args.output is None else Path(args.output)
-    return folder / (f"{name}-{clip}" if args.clips > 1 else name)
-
-
-def _protect(pictures: Iterable[Path], outputs: Iterable[str], sheet: Path | None) -> None:
-    """Raise if a picture, or a folder that it lies in, would be replaced, by whatever name it is called."""
-    precious: dict[Hashable, Path] = {}
-    folders: set[Path] = set()
-    for picture in pictures:
-        real = Path(os.path.realpath(picture))
-        precious.update(dict.fromkeys(_identities(picture), picture))
-        for folder in real.parents:
-            if folder in folders:
-                break
-            folders.add(folder)
-            for key in _identities(folder):
-                precious.setdefault(key, picture)
-    for output in outputs:
-        for key in _identities(output):
-            if key in precious:
+def _check_names(jobs: Sequence[Job], outputs: Outputs) -> None:
+    """Every output has one owner, and none is a picture, nor a folder that a picture lies in."""
+    owners: dict[str, Path] = {}
+    inputs: dict[tuple[int, int], Path] = {}
+    for job in jobs:
+        if owners.setdefault(job.output, job.picture) != job.picture:
+            raise ConfigError(
+                f"{owners[job.output]} and {job.picture} would both become {job.output}: rename one"
+            )
+        for path in (job.picture, *job.picture.resolve().parents):
+            inputs.update(dict.fromkeys(_identity(path), job.picture))
+    targets: Iterable[str | Path] = [*owners, outputs.sheet] if outputs.sheet else owners
+    for target in targets:
+        for key in _identity(target):
+            if key in inputs:
                 raise ConfigError(
-                    f"the clip {output} would replace the picture {precious[key]}: "
-                    "choose another --output or --format"
+                    f"{target} would replace the picture {inputs[key]}: choose another place or format"
                 )
-        if sheet is not None:
-            for key in _identities(sheet):
-                if key in precious:
-                    raise ConfigError(
-                        f"--sheet {sheet} would replace the picture {precious[key]}: choose another"
-                    )
-                if key in _identities(output):
-                    raise ConfigError(f"--sheet {sheet} and the clip {output} are one file: choose another")
 
 
-def _identities(path: str | Path) -> list[Hashable]:
-    """What is equal for two names of one file: its resolved path and, if it exists, its device and number."""
-    real = os.path.realpath(path)
+def _identity(path: str | Path) -> list[tuple[int, int]]:
+    """The file that a path leads to, whatever its name and through whatever links; empty if there is none."""
     try:
-        status = Path(real).stat()
+        status = Path(path).stat()
     except OSError:
-        return [real]
-    return [real, (status.st_dev, status.st_ino)]
+        return []
+    return [(status.st_dev, status.st_ino)]
