@@ -344,9 +344,12 @@ def _strength(name: str, value: Any) -> float:
 
 def _branch(after: Any) -> Branch:
     try:
-        branch = Branch(**after) if isinstance(after, Mapping) else Branch(*after)
-    except TypeError:
-        raise ConfigError(f"after must be a pair (context, latents), got {after!r}") from None
+        if not isinstance(after, Mapping):
+            context, latents = after
+            after = {"context": context, "latents": latents}
+        branch = Branch(**after)
+    except (TypeError, ValueError):
+        raise ConfigError(f"after must be (context, latents), got {after!r}") from None
     for name, mix in branch._asdict().items():
         if not (isinstance(mix, str) and mix in get_args(Mix)):
             raise ConfigError(f"{name} after the cut must be 'cond', 'mean' or 'uncond', got {mix!r}")

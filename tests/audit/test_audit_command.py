@@ -1,10 +1,9 @@
-"""``vcut audit``: a table or JSON, exit code 0 if the identity holds and 2 with a reason if not."""
+"""``vcut audit``: a table or JSON; exit code 0 if the identity holds, 1 if not, 2 if there is nothing to audit."""
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,11 +11,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
-from vcut import loading
-from vcut.cli import audit as cli_audit
-from vcut.errors import CheckpointError, VcutError
-from vcut.pipeline import Pipeline
+from vcut import cli, loading
+from weights_tools.cli import main as weights
 
 Command = Callable[..., str]
 
@@ -24,10 +22,8 @@ Command = Callable[..., str]
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str]) -> Command:
     def run(*words: str) -> str:
-        parser = argparse.ArgumentParser()
-        cli_audit.add(parser.add_subparsers())
-        args = parser.parse_args(["audit", *words])
-        args.run(args)
+        capsys.readouterr()
+        assert cli.main(["audit", *words]) == 0
         return capsys.readouterr().out
 
     return run
@@ -64,27 +60,53 @@ def test_a_picture_gives_the_embedding(command: Command, tmp_path: Path) -> None
 
 
 def test_a_bad_picture_is_found_before_the_model_is_loaded(
-    command: Command, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(loading, "load", lambda *_, **__: pytest.fail("the model was loaded"))
-    with pytest.raises(VcutError, match=r"missing\.png"):
-        command("--image", "missing.png")
+    assert cli.main(["audit", "--image", "missing.png"]) == 2
+    assert capsys.readouterr().err == "vcut: error: missing.png: no such file\n"
 
 
-def test_weights_that_break_the_identity_end_in_an_error(
-    command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_without_a_picture_the_unet_alone_is_read(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "load", lambda *_, **__: pytest.fail("the whole model was loaded"))
+    assert "the identity holds" in command()
+
+
+@pytest.mark.parametrize("layout", ["vcut", "sgm", "diffusers"])
+def test_a_file_or_folder_of_a_unet_alone_will_do(command: Command, tmp_path: Path, layout: str) -> None:
+    whole = tmp_path / ("whole" if layout == "diffusers" else "whole.safetensors")
+    assert weights(["convert", str(loading.BOXED), str(whole), "--to", layout]) == 0
+    if layout == "diffusers":
+        alone = whole / "unet"
+    else:
+        alone = tmp_path / "unet.safetensors"
+        prefix = {"vcut": "unet.", "sgm": "model.diffusion_model."}[layout]
+        tensors = {key: value for key, value in load_file(whole).items() if key.startswith(prefix)}
+        save_file(tensors, alone)
+    report = json.loads(command(str(alone), "--json"))
+    assert report["holds"]
+    assert len(report["layers"]) == 14
+    if layout == "diffusers":  # the others do not say how many heads there are
+        assert report["layers"] == json.loads(command("tiny", "--json"))["layers"]
+
+
+def test_a_fault_is_exit_code_1_after_the_table(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The table is still printed; the error names the model and the first layer at fault."""
-    pipe = loading.load("tiny", preset="baseline", device="cpu")
-    layer = pipe.unet.get_submodule("down.1.layers.0.transformer.temporal.0.cross")
+    """The table is still printed; the line on stderr names the model and the first layer at fault."""
+    unet = loading.load_unet("tiny", device="cpu")
+    layer = unet.get_submodule("down.1.layers.0.transformer.temporal.0.cross")
     layer.register_forward_hook(lambda _m, _a, out: out + 0.01 * torch.ones_like(out))
+    monkeypatch.setattr(loading, "load_unet", lambda *_, **__: unet)
+    assert cli.main(["audit"]) == 1
+    out, err = capsys.readouterr()
+    assert "THE IDENTITY DOES NOT HOLD" in out
+    assert re.fullmatch(
+        r"vcut: fault: tiny: 1 of 14 .*down\.1\.layers\.0\.transformer\.temporal\.0\.cross\n", err
+    )
 
-    def load(*_: object, **__: object) -> Pipeline:
-        return dataclasses.replace(pipe)
 
-    monkeypatch.setattr(loading, "load", load)
-    with pytest.raises(
-        CheckpointError, match=r"tiny: 1 of 14 .*down\.1\.layers\.0\.transformer\.temporal\.0\.cross"
-    ):
-        command()
-    assert "THE IDENTITY DOES NOT HOLD" in capsys.readouterr().out
+def test_what_cannot_be_audited_is_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "broken.safetensors").write_bytes(b"broken")
+    assert cli.main(["audit", str(tmp_path / "broken.safetensors")]) == 2
+    assert capsys.readouterr().err.startswith("vcut: error: ")

@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from vcut import cli, media
-from vcut.config import CONFIGS, SVDConfig
+from vcut.cli import options
+from vcut.config import CONFIGS, PRESETS, TINY, SVDConfig, choose_preset
 from vcut.errors import OutOfMemoryError
-from vcut.sampling import Branch
+from vcut.media import images
+from vcut.sampling import Branch, Ramp
+from vcut.settings import NAMES, Run, Settings, resolve
+from vcut.sweeps.jobs import Outputs, find_work
+
+
+@dataclasses.dataclass
+class Call:
+    """One clip that was asked for."""
+
+    run: Run
+    pixels: torch.Tensor
+    seed: int
+    progress: bool
 
 
 @dataclasses.dataclass
@@ -22,12 +39,12 @@ class Calls:
     """What a stand-in for the library was asked."""
 
     load: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    generate: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    follow: list[Call] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass
 class Stub:
-    """Makes clips from black to white at once."""
+    """Makes clips from black to white at once, of 3 frames of 64x64 where nothing else is asked for."""
 
     config: SVDConfig
     calls: Calls
@@ -41,11 +58,11 @@ class Stub:
     def unet(self) -> torch.Tensor:
         return torch.zeros(1)
 
-    def generate(self, image: Path, **options: Any) -> torch.Tensor:
-        self.calls.generate.append({"image": image, **options})
-        f = options["frames"] or 3
+    def follow(self, run: Run, pixels: torch.Tensor, *, seed: int, progress: bool) -> torch.Tensor:
+        self.calls.follow.append(Call(run, pixels, seed, progress))
+        f = run.settings.frames or 3
         grey = torch.linspace(0, 1, f)[:, None, None, None]
-        return grey.expand(f, 3, options["height"] or 64, options["width"] or 64)
+        return grey.expand(f, 3, run.settings.height or 64, run.settings.width or 64)
 
 
 @pytest.fixture
@@ -85,9 +102,7 @@ def test_defaults_leave_everything_to_the_library(photo: str, calls: Calls) -> N
     assert calls.load == [
         {
             "model": "tiny",
-            "preset": "vcut",
-            "tca": None,
-            "sca": None,
+            "preset": PRESETS["vcut"],
             "dtype": None,
             "device": None,
             "vae_dtype": torch.float32,
@@ -97,27 +112,10 @@ def test_defaults_leave_everything_to_the_library(photo: str, calls: Calls) -> N
             "variant": None,
         }
     ]
-    assert calls.generate == [
-        {
-            "image": Path("photo.jpg"),
-            "seed": 7,
-            "frames": None,
-            "height": None,
-            "width": None,
-            "fit": "crop",
-            "steps": 25,
-            "cut": "preset",
-            "after": Branch("mean", "cond"),
-            "embedding": None,
-            "guidance": (1.0, 3.0),
-            "fps": 7,
-            "motion_bucket": None,
-            "noise_aug": 0.02,
-            "decode_chunk": 14,
-            "sequential": False,
-            "progress": True,
-        }
-    ]
+    (call,) = calls.follow
+    assert call.run == resolve(Settings(), TINY, PRESETS["vcut"])
+    assert (call.seed, call.progress) == (7, True)
+    assert torch.equal(call.pixels, images.fitted(photo, 32, 32))
     assert Path("photo.mp4").exists()
 
 
@@ -131,33 +129,49 @@ def test_defaults_leave_everything_to_the_library(photo: str, calls: Calls) -> N
         ("--cut 1", {"cut": 1}),
         ("--cut preset", {"cut": "preset"}),
         ("--after-context cond --after-latents uncond", {"after": Branch("cond", "uncond")}),
-        ("--guidance-min 3 --guidance-max -1.5", {"guidance": (3.0, -1.5)}),
+        ("--guidance-min 3 --guidance-max -1.5", {"guidance": Ramp(3.0, -1.5)}),
+        ("--guidance-shape triangle", {"guidance": Ramp(1.0, 3.0, "triangle")}),
         ("--embedding all", {"embedding": None}),
         ("--embedding none", {"embedding": ()}),
-        ("--embedding 1-10", {"embedding": range(1, 11)}),
+        ("--embedding 1-10", {"embedding": tuple(range(1, 11))}),
         ("--frames 1", {"frames": 1}),
         ("--fps 12", {"fps": 12}),
         ("--motion-bucket 0", {"motion_bucket": 0}),
         ("--noise-aug 0", {"noise_aug": 0.0}),
         ("--decode-chunk 1", {"decode_chunk": 1}),
+        ("--decode-chunk none", {"decode_chunk": None}),
         ("--sequential", {"sequential": True}),
-        ("--quiet", {"progress": False}),
-        ("--seed 9223372036854775807", {"seed": 2**63 - 1}),
     ],
 )
 def test_an_option_reaches_the_sampler(
     photo: str, calls: Calls, options: str, expected: dict[str, Any]
 ) -> None:
     assert vcut(photo, *options.split()) == 0
-    assert {key: calls.generate[0][key] for key in expected} == expected
+    assert calls.follow[0].run.settings == Settings(**expected)
+
+
+def test_seed_and_quiet_reach_the_sampler(photo: str, calls: Calls) -> None:
+    assert vcut(photo, "--seed", "9223372036854775807", "--quiet") == 0
+    assert [(call.seed, call.progress) for call in calls.follow] == [(2**63 - 1, False)]
+
+
+def test_there_is_an_option_for_every_setting_but_two(photo: str, calls: Calls) -> None:
+    """Levels and churn are for programs."""
+    parser = options.Subcommand()
+    options.add_settings(parser.add_argument_group(), "size", "after", "guidance", *options.FORMS)
+    chosen = vars(parser.parse_args([]))
+    several = {"size": {"width", "height"}, "after_context": {"after"}, "guidance_min": {"guidance"}}
+    offered = set().union(*(several.get(name, {name}) for name in chosen))
+    assert set(NAMES) - offered == {"sigmas", "churn", "seed", "clips"}
+    assert options.settings(parser.parse_args([])) == Settings()
 
 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ("--preset baseline", {"preset": "baseline"}),
-        ("--tca linear_cached --sca true", {"tca": "linear_cached", "sca": True}),
-        ("--tca false", {"tca": False, "sca": None}),
+        ("--preset baseline", {"preset": PRESETS["baseline"]}),
+        ("--tca linear_cached --sca true", {"preset": choose_preset("vcut", "linear_cached", True)}),
+        ("--preset lossless --tca false", {"preset": choose_preset("lossless", False, None)}),
         ("--dtype bfloat16 --vae-dtype float16", {"dtype": torch.bfloat16, "vae_dtype": torch.float16}),
         ("--vae-dtype float32 --decode-dtype float16", {"decode_dtype": torch.float16}),
         ("--device cpu --offload", {"device": "cpu", "offload": True}),
@@ -177,7 +191,9 @@ def test_what_is_printed(photo: str, capsys: pytest.CaptureFixture[str]) -> None
     model, note, preset, seed, clip, sheet = capsys.readouterr().out.splitlines()
     assert model.startswith("model    tiny, float32 on cpu, loaded in ")
     assert note == "note     a note about the weights"
-    assert preset == "preset   vcut: 16 guided and 9 cut steps, 41 network passes"
+    assert preset == (
+        "preset   vcut (lossy): temporal cross-attention dropped, 16 guided and 9 cut steps, 41 network passes"
+    )
     assert seed == "seed     3"
     assert clip.startswith("wrote    clip.mp4: 3 frames, 64x64, 7 fps, seed 3, in ")
     assert sheet == "wrote    sheet.png"
@@ -207,7 +223,7 @@ def test_the_cost_printed_is_of_the_plan_that_runs(
     photo: str, capsys: pytest.CaptureFixture[str], options: str, expected: str
 ) -> None:
     assert vcut(photo, *options.split()) == 0
-    assert f"preset   vcut: {expected}\n" in capsys.readouterr().out
+    assert f"preset   vcut (lossy): temporal cross-attention dropped, {expected}\n" in capsys.readouterr().out
 
 
 def test_a_random_seed_is_printed_and_used(
@@ -215,9 +231,9 @@ def test_a_random_seed_is_printed_and_used(
 ) -> None:
     for _ in range(2):
         assert vcut(photo, "--overwrite") == 0
-        seed = calls.generate[-1]["seed"]
+        seed = calls.follow[-1].seed
         assert f"seed     {seed}\n" in capsys.readouterr().out
-    assert calls.generate[0]["seed"] != calls.generate[1]["seed"]
+    assert calls.follow[0].seed != calls.follow[1].seed
 
 
 @pytest.mark.parametrize(
@@ -257,7 +273,7 @@ def test_the_rate_of_the_file_is_the_rate_of_the_model(photo: str) -> None:
 
 def test_several_clips_of_a_picture_have_consecutive_seeds(photo: str, calls: Calls) -> None:
     assert vcut(photo, "--clips", "3", "--seed", "10", "-o", "clips") == 0
-    assert [call["seed"] for call in calls.generate] == [10, 11, 12]
+    assert [call.seed for call in calls.follow] == [10, 11, 12]
     assert files("clips") == ["photo-0.mp4", "photo-1.mp4", "photo-2.mp4"]
 
 
@@ -266,8 +282,9 @@ def test_a_pictures_seeds_do_not_depend_on_its_neighbours(calls: Calls) -> None:
         picture(name)
     assert vcut("in", "--clips", "2", "--seed", "5", "-o", "both") == 0
     assert vcut("in/b.png", "--clips", "2", "--seed", "5", "-o", "alone") == 0
-    seeds = [(call["image"].name, call["seed"]) for call in calls.generate]
-    assert seeds == [("a.jpg", 5), ("a.jpg", 6), ("b.png", 5), ("b.png", 6), ("b.png", 5), ("b.png", 6)]
+    assert [call.seed for call in calls.follow] == [5, 6] * 3
+    assert files("both") == ["a-0.mp4", "a-1.mp4", "b-0.mp4", "b-1.mp4"]
+    assert files("alone") == ["b-0.mp4", "b-1.mp4"]
 
 
 def test_a_folder_is_worked_through_and_what_exists_is_skipped(
@@ -279,7 +296,7 @@ def test_a_folder_is_worked_through_and_what_exists_is_skipped(
     Path("out").mkdir()
     Path("out/b.mp4").write_bytes(b"made before")
     assert vcut("in", "-o", "out") == 0
-    assert [call["image"] for call in calls.generate] == [Path("in/a.jpg"), Path("in/c.webp")]
+    assert len(calls.follow) == 2
     assert "skipped  out/b.mp4 exists\n" in capsys.readouterr().out
     assert Path("out/b.mp4").read_bytes() == b"made before"
     assert files("out") == ["a.mp4", "b.mp4", "c.mp4"]
@@ -288,16 +305,22 @@ def test_a_folder_is_worked_through_and_what_exists_is_skipped(
     assert vcut("in", "-o", "out") == 0  # nothing left: not even the model is loaded
     assert len(calls.load) == 1
     assert vcut("in", "-o", "out", "--overwrite") == 0
-    assert len(calls.generate) == 5
+    assert len(calls.follow) == 5
     assert Path("out/b.mp4").read_bytes() != b"made before"
 
 
-def test_clips_beside_their_pictures_are_not_taken_for_pictures(calls: Calls) -> None:
+@pytest.mark.parametrize("options", ["", "-o in", "-o ./in/", "-o link/"])
+def test_clips_of_a_folder_go_elsewhere(
+    calls: Calls, capsys: pytest.CaptureFixture[str], options: str
+) -> None:
+    """A second run would take those beside the pictures for pictures."""
     picture("in/a.jpg")
-    for _ in range(2):
-        assert vcut("in", "--format", "webp", "--clips", "2") == 0
-    assert files("in") == ["a-0.webp", "a-1.webp", "a.jpg"]
-    assert len(calls.generate) == 2
+    Path("link").symlink_to("in")
+    assert vcut("in", "--format", "webp", *options.split()) == 2
+    assert "folder of" in capsys.readouterr().err
+    assert files("in") == ["a.jpg"]
+    assert vcut("in", "-o", "in/clips/", "--format", "webp") == 0
+    assert files("in") == ["a.jpg", "clips/a.webp"]
 
 
 def test_pictures_of_one_name_keep_their_suffixes(calls: Calls) -> None:
@@ -309,23 +332,34 @@ def test_pictures_of_one_name_keep_their_suffixes(calls: Calls) -> None:
     for _ in range(2):
         assert vcut("in", "-o", "out") == 0
         assert files("out") == sorted(["a.mp4", *expected])
-    assert len(calls.generate) == 4
+    assert len(calls.follow) == 4
 
 
-def test_such_clips_beside_their_pictures_are_not_taken_for_pictures_either(calls: Calls) -> None:
-    picture("in/a.jpg")
-    picture("in/a.webp")
-    for _ in range(2):
-        assert vcut("in", "--format", "webp", "--overwrite") == 0
-        assert files("in") == ["a.jpg", "a.jpg.webp", "a.webp", "a.webp.webp"]
-    assert {call["image"].name for call in calls.generate} == {"a.jpg", "a.webp"}
+def test_named_pictures_of_one_name_keep_their_suffixes_where_clips_meet(calls: Calls) -> None:
+    names = [picture("in/a.jpg"), picture("in/a.png"), picture("other/a.jpg")]
+    assert vcut(*names) == 0
+    assert files("in") == ["a.jpg", "a.jpg.mp4", "a.png", "a.png.mp4"]
+    assert files("other") == ["a.jpg", "a.mp4"]
 
 
-def test_a_picture_of_a_folder_is_not_replaced_by_its_own_clip(calls: Calls) -> None:
-    photo = Path(picture("in/a.webp")).read_bytes()
-    assert vcut("in", "--format", "webp", "--overwrite") == 0
-    assert files("in") == ["a.webp", "a.webp.webp"]
-    assert Path("in/a.webp").read_bytes() == photo
+@given(
+    st.lists(
+        st.text(st.sampled_from("a.1-"), min_size=1, max_size=5).filter(lambda s: s.strip(".")),
+        min_size=1,
+        max_size=6,
+        unique=True,
+    ),
+    st.integers(1, 3),
+)
+def test_no_two_clips_of_a_folder_share_a_name(names: list[str], clips: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder, "in")
+        place.mkdir()
+        for name in names:
+            place.joinpath(f"{name}.png").touch()
+            place.joinpath(f"{name}.png.jpg").touch()
+        work = find_work([place], Outputs(f"{folder}/out"), seed=0, clips=clips)
+    assert len({job.output for job in work.jobs}) == 2 * len(names) * clips
 
 
 def test_a_broken_picture_of_a_folder_is_skipped_and_the_others_are_made(
@@ -354,7 +388,7 @@ def test_several_pictures_and_one_given_twice(calls: Calls) -> None:
     names = [picture("a.jpg"), picture("other/b.jpg"), "./a.jpg"]
     assert vcut(*names) == 0
     assert files() == ["a.jpg", "a.mp4", "other/b.jpg", "other/b.mp4"]
-    assert len(calls.generate) == 2
+    assert len(calls.follow) == 2
 
 
 def test_overwrite_replaces_clip_and_sheet(photo: str) -> None:
@@ -377,7 +411,7 @@ def test_decoding_that_does_not_fit_is_tried_again_with_fewer_frames(
     latents = torch.zeros(1, 9, 4, 1, 1)
     chunks: list[int] = []
 
-    def generate(*_: Any, **__: Any) -> torch.Tensor:
+    def follow(*_: Any, **__: Any) -> torch.Tensor:
         raise OutOfMemoryError("decoding does not fit", latents)
 
     def decode(_: Stub, given: torch.Tensor, chunk: int) -> torch.Tensor:
@@ -387,7 +421,7 @@ def test_decoding_that_does_not_fit_is_tried_again_with_fewer_frames(
             raise OutOfMemoryError("decoding does not fit", latents)
         return torch.zeros(1, 9, 3, 16, 16)
 
-    monkeypatch.setattr(Stub, "generate", generate)
+    monkeypatch.setattr(Stub, "follow", follow)
     monkeypatch.setattr(Stub, "decode", decode, raising=False)
     assert vcut(photo, "-o", "clip.mp4") == 0
     assert chunks == [4, 2]

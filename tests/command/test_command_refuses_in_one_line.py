@@ -68,7 +68,7 @@ FAULTS = {
     "generate text.jpg": "text.jpg is not a picture",
     "generate cut.jpg": "cut.jpg is cut short or damaged",
     "generate photo.jpg missing.jpg": "missing.jpg: no such file",
-    "generate empty": "there are no pictures in this folder",
+    "generate empty -o work": "there are no pictures in this folder",
     # outputs
     "generate photo.jpg -o clip.mp4": "clip.mp4 exists already",
     "generate photo.jpg -o new.avi": "a clip is .mp4, .gif, .webp",
@@ -86,7 +86,10 @@ FAULTS = {
     "generate frames/000.png -o frames --overwrite": "would replace the picture frames/000.png",
     "generate photo.jpg -o v1.0": "a folder whose name has a dot needs a / at its end",
     "generate photo.jpg -o sheet.png/deep/": "sheet.png is not a writable folder",
-    "generate twins/a.jpg twins/a.png": "twins/a.jpg and twins/a.png would both become twins/a.mp4",
+    "generate twins/a.jpg bad/a.jpg -o work/": "twins/a.jpg and bad/a.jpg would both become work/a.jpg.mp4",
+    "generate twins": "twins is a folder of pictures: say where the clips go",
+    "generate twins -o twins/": "twins/ is the folder of the pictures",
+    "generate twins bad -o bad": "bad is the folder of the pictures",
     "generate still.webp -o still.webp --overwrite": "would replace the picture still.webp",
     "generate still.webp -o work/../still.webp --overwrite": "would replace the picture still.webp",
     "generate still.webp -o link.webp --overwrite": "would replace the picture still.webp",
@@ -95,7 +98,7 @@ FAULTS = {
     "generate still.webp --format webp --overwrite": "would replace the picture still.webp",
     "generate twins/a.png -o new.mp4 --sheet twins/a.png --overwrite": "would replace the picture twins/a.png",
     "generate twins/a.png -o new.mp4 --sheet linked/twins/a.png --overwrite": "would replace the picture twins/a.png",
-    "generate photo.jpg -o ./new.png --sheet new.png": "are one file",
+    "generate photo.jpg -o ./new.png --sheet new.png": "a single .png holds one picture",
     "generate photo.jpg --format mov": "invalid choice: 'mov'",
     "generate photo.jpg --sheet sheet.jpg": "a contact sheet is a .png",
     "generate photo.jpg --sheet sheet.png": "sheet.png exists already",
@@ -118,6 +121,7 @@ FAULTS = {
     "generate photo.jpg --noise-aug nan": "--noise-aug: expected a number of at least 0",
     "generate photo.jpg --guidance-min inf": "--guidance-min: expected a number",
     "generate photo.jpg --guidance-max much": "--guidance-max: expected a number",
+    "generate photo.jpg --seed 9223372036854775807 --clips 2 -o work/": "must be below 2^63",
     "generate photo.jpg --cut 0": "--cut: expected a step counted from 1",
     "generate photo.jpg --cut 27": "27",
     "generate photo.jpg --cut 5 --steps 3": "5",
@@ -126,7 +130,7 @@ FAULTS = {
     "generate photo.jpg --size x": "--size: expected WIDTHxHEIGHT",
     "generate photo.jpg --size -64x64": "--size: expected",
     "generate photo.jpg --size 1000x576": "width 1000 is not a multiple of 16 (nearest: 992 or 1008)",
-    "generate photo.jpg --size 0x0": "height 0 is not a multiple of 16",
+    "generate photo.jpg --size 0x0": "height must be a whole number of at least 1, got 0",
     "generate photo.jpg --size 1056x576 --model svd": "width 1056 is not a multiple of 64 (nearest: 1024 or 1088)",
     "generate photo.jpg --embedding some": "--embedding: expected all, none or steps such as 1-10",
     "generate photo.jpg --embedding 0-3": "--embedding: expected all, none or steps such as 1-10",
@@ -181,7 +185,7 @@ def test_an_empty_path_is_not_the_current_folder(
 
 
 def test_a_folder_of_bad_pictures_names_each_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["generate", "bad"]) == 2
+    assert cli.main(["generate", "bad", "-o", "work"]) == 2
     *skipped, last = capsys.readouterr().err.splitlines()
     assert [line.split()[:3] for line in skipped] == [["vcut:", "skipped:", f"bad/{x}.jpg"] for x in "ab"]
     assert last == "vcut: error: 2 of 2 pictures cannot be used"

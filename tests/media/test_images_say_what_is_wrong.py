@@ -161,13 +161,3 @@ def test_without_pillow_the_install_command_is_given_and_tensors_still_work(
     with pytest.raises(MediaError, match=r"pip install pillow$"):
         images.pixels(tmp_path / "picture.png")
     assert images.to_tensor(torch.rand(3, 20, 30), 32, 32).shape == (3, 32, 32)
-
-
-@pytest.mark.parametrize("suffix", [".gif", ".webp"])
-def test_an_animation_is_told_from_a_still(tmp_path: Path, suffix: str) -> None:
-    first, *rest = [Image.new("RGB", (8, 6), (100 * i, 0, 0)) for i in range(3)]
-    first.save(tmp_path / f"still{suffix}")
-    first.save(tmp_path / f"moving{suffix}", save_all=True, append_images=rest)
-    (tmp_path / f"broken{suffix}").write_bytes((tmp_path / f"moving{suffix}").read_bytes()[:10])
-    names = [f"{name}{suffix}" for name in ("still", "moving", "broken", "missing")]
-    assert [images.is_animated(tmp_path / name) for name in names] == [False, True, False, False]

@@ -1,0 +1,119 @@
+"""Settings with one model and one preset: every number known before the first step."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vcut.config import CONFIGS, PRESETS, SVD, SVD_XT, choose_preset
+from vcut.errors import ConfigError
+from vcut.sampling import karras_sigmas, linear, plan, triangle, without_guidance
+from vcut.settings import Run, Settings, resolve
+
+XT = PRESETS["vcut"]
+
+
+@given(
+    st.sampled_from(sorted(CONFIGS)),
+    st.sampled_from(sorted(PRESETS)),
+    st.integers(1, 60),
+    st.none() | st.integers(1, 30),
+)
+def test_nothing_is_left_open(model: str, preset: str, steps: int, frames: int | None) -> None:
+    config = CONFIGS[model]
+    run = resolve(Settings(steps=steps, frames=frames), config, PRESETS[preset])
+    assert all(getattr(run, each.name) is not None for each in dataclasses.fields(Run))
+    assert run.frames == (frames or config.frames)
+    assert (run.height, run.width, run.fps) == (config.height, config.width, config.fps)
+    assert run.motion_bucket == config.motion_bucket
+    assert run.sigmas == tuple(karras_sigmas(steps).tolist())
+    assert len(run.plan) == steps
+    assert len(run.scales) == run.frames
+    assert run.cut == PRESETS[preset].cut_step(steps)
+    expected = plan(steps, run.cut)
+    assert run.plan == (without_guidance(expected) if run.frames == 1 else expected)
+
+
+def test_what_was_asked_for_stays() -> None:
+    asked = Settings(frames=3, height=128, width=64, fps=12, motion_bucket=0, sigmas=(9, 3), cut=None)
+    run = resolve(asked, SVD, XT)
+    assert (run.frames, run.height, run.width, run.fps, run.motion_bucket) == (3, 128, 64, 12, 0)
+    assert run.sigmas == (9, 3, 0)
+    assert run.cut == 3
+    assert run.latent == (3, 4, 16, 8)
+    assert run.settings is asked
+
+
+@pytest.mark.parametrize(
+    ("preset", "steps", "cut", "expected"),
+    [
+        ("vcut", 25, "preset", 17),
+        ("vcut", 30, "preset", 20),
+        ("lossless", 25, "preset", 26),
+        ("baseline", 25, "preset", 26),
+        ("lossless", 25, 10, 10),
+        ("vcut", 25, None, 26),
+        ("vcut", 25, 26, 26),
+        ("vcut", 25, 1, 1),
+    ],
+)
+def test_the_preset_cuts_where_nothing_else_is_said(preset: str, steps: int, cut: Any, expected: int) -> None:
+    run = resolve(Settings(steps=steps, cut=cut), SVD_XT, PRESETS[preset])
+    assert run.cut == expected
+    assert run.passes.cut == steps + 1 - expected
+    assert run.passes.passes == 2 * (expected - 1) + run.passes.cut
+
+
+def test_guidance_at_1_is_one_pass_at_every_step() -> None:
+    assert resolve(Settings(guidance=(1, 1)), SVD, XT).passes.passes == 25
+    assert resolve(Settings(frames=1, guidance=triangle(1, 3)), SVD, XT).passes.passes == 25
+    assert resolve(Settings(), SVD, XT).scales == tuple(linear(1, 3)(14).tolist())
+
+
+@pytest.mark.parametrize(
+    ("preset", "settings", "expected"),
+    [
+        (
+            XT,
+            {},
+            "vcut (lossy): temporal cross-attention dropped, 16 guided and 9 cut steps, 41 network passes",
+        ),
+        (
+            PRESETS["lossless"],
+            {},
+            "lossless: cross-attentions cached, 25 guided and 0 cut steps, 50 network passes",
+        ),
+        (PRESETS["baseline"], {}, "baseline: as published, 25 guided and 0 cut steps, 50 network passes"),
+        (
+            PRESETS["baseline"],
+            {"cut": 25},
+            "baseline (lossy): as published, 24 guided and 1 cut steps, 49 network passes",
+        ),
+        (
+            choose_preset("lossless", False, False),
+            {},
+            "lossless* (lossy): temporal and spatial cross-attention dropped, 25 guided and 0 cut steps, 50 network "
+            "passes",
+        ),
+    ],
+)
+def test_a_run_says_what_it_leaves_out(preset: Any, settings: dict[str, Any], expected: str) -> None:
+    assert resolve(Settings(**settings), SVD_XT, preset).summary == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"height": 100}, r"height 100 is not a multiple of 64 \(nearest: 64 or 128\)"),
+        ({"width": 5}, r"width 5 is not a multiple of 64 \(nearest: 64\)"),
+        ({"guidance": lambda frames: [1.0]}, "expected 14 guidance scales"),
+        ({"guidance": lambda frames: ["x"] * frames}, "must return numbers"),
+    ],
+)
+def test_what_does_not_fit_the_model_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        resolve(Settings(**settings), SVD, XT)

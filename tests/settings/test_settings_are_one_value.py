@@ -1,0 +1,216 @@
+"""A run's settings as one value: what they take, what they refuse, and how they go through a file."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import vcut
+from vcut.errors import ConfigError, UnknownSettingError
+from vcut.sampling import Branch, Churn, Ramp, constant, triangle
+from vcut.settings import DEFAULTS, NAMES, OTHER_NAMES, SAYS, Settings, check_names
+
+finite = st.floats(allow_nan=False, allow_infinity=False, width=32)
+counts = st.integers(1, 1000)
+mixes = st.sampled_from(["cond", "mean", "uncond"])
+seeds = st.integers(0, 2**63 - 1)
+ramps = st.builds(Ramp, finite, finite, st.sampled_from(["linear", "triangle"]))
+churns = st.builds(
+    lambda churn, low, span, noise: Churn(churn, low, low + span, noise),
+    st.floats(0, 100),
+    st.floats(0, 100),
+    st.floats(0, 100) | st.just(math.inf),
+    st.floats(0, 2),
+)
+
+
+@st.composite
+def settings(draw: st.DrawFn) -> Settings:
+    """Any settings that are values through and through."""
+    steps = draw(st.integers(1, 60))
+    values: dict[str, Any] = {"steps": steps}
+    if draw(st.booleans()):
+        levels = draw(
+            st.lists(
+                st.floats(0.002, 700, allow_subnormal=False), min_size=steps, max_size=steps, unique=True
+            )
+        )
+        values["sigmas"] = sorted(levels, reverse=True)
+    optional = {
+        "frames": counts,
+        "height": counts,
+        "width": counts,
+        "fit": st.sampled_from(["crop", "resize", "pad"]),
+        "cut": st.none() | st.just("preset") | st.integers(1, steps + 1),
+        "after": st.builds(Branch, mixes, mixes),
+        "embedding": st.none() | st.lists(st.integers(1, steps)),
+        "guidance": ramps,
+        "fps": counts,
+        "motion_bucket": st.integers(0, 1000),
+        "noise_aug": st.floats(0, 10),
+        "churn": st.none() | churns,
+        "decode_chunk": st.none() | counts,
+        "sequential": st.booleans(),
+        "seed": seeds | st.lists(seeds, max_size=5),
+        "clips": st.none() | counts,
+    }
+    chosen = draw(st.sets(st.sampled_from(sorted(optional))))
+    return Settings(**values, **{name: draw(optional[name]) for name in sorted(chosen)})
+
+
+def through_a_file(data: dict[str, Any]) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads(json.dumps(data, allow_nan=False))
+    return read
+
+
+@given(settings())
+def test_a_file_holds_them_all(given: Settings) -> None:
+    assert Settings.from_dict(through_a_file(given.to_dict())) == given
+
+
+@given(settings(), settings())
+def test_replacing_everything_gives_the_other(one: Settings, other: Settings) -> None:
+    changes = {name: getattr(other, name) for name in NAMES}
+    if other.sigmas is None:
+        del changes["sigmas"]
+    assert one.replace(**changes) == other
+    assert one.replace() == one
+
+
+def test_the_default_is_an_empty_file() -> None:
+    assert Settings().to_dict() == {}
+    assert Settings.from_dict({}) == Settings()
+    assert {name: getattr(Settings(), name) for name in NAMES} == DEFAULTS
+
+
+def test_plain_values_as_in_toml() -> None:
+    """Lists for tuples, tables for values with fields, 'none' for what TOML cannot say."""
+    read = Settings.from_dict(
+        {
+            "guidance": {"minimum": 1, "maximum": 2.5, "shape": "triangle"},
+            "after": ["cond", "uncond"],
+            "churn": {"s_churn": 40, "s_tmin": 0.05},
+            "embedding": [3, 1, 2, 2],
+            "seed": [5, 6],
+            "cut": "none",
+            "decode_chunk": "none",
+        }
+    )
+    assert read == Settings(
+        guidance=triangle(1, 2.5),
+        after=Branch("cond", "uncond"),
+        churn=Churn(40.0, 0.05),
+        embedding=(1, 2, 3),
+        seed=(5, 6),
+        cut=None,
+        decode_chunk=None,
+    )
+    assert Settings.from_dict({"guidance": [1, 2]}) == Settings(guidance=Ramp(1.0, 2.0))
+    assert Settings.from_dict({"after": {"context": "cond", "latents": "cond"}}).after == Branch()
+
+
+@pytest.mark.parametrize(
+    "wrap", [np.int64, np.uint8, np.array, torch.tensor], ids=["int64", "uint8", "array", "tensor"]
+)
+def test_whole_numbers_of_any_type_become_plain_ones(wrap: Any) -> None:
+    names = ("frames", "steps", "cut", "fps", "motion_bucket", "decode_chunk", "seed", "clips")
+    wrapped = Settings(**{name: wrap(9) for name in names}, embedding=[wrap(2)])
+    assert wrapped == Settings(**dict.fromkeys(names, 9), embedding=(2,))
+    assert all(type(getattr(wrapped, name)) is int for name in names)
+    assert through_a_file(wrapped.to_dict()) == wrapped.to_dict()
+
+
+@pytest.mark.parametrize(
+    "wrap", [np.float32, np.float64, np.array, torch.tensor], ids=["float32", "float64", "array", "tensor"]
+)
+def test_numbers_of_any_type_become_plain_ones(wrap: Any) -> None:
+    wrapped = Settings(
+        noise_aug=wrap(0.5),
+        guidance=(wrap(1.5), wrap(2.5)),
+        sigmas=wrap([4.0, 2.0]),
+        churn=Churn(wrap(8.0), wrap(0.25)),
+    )
+    assert wrapped == Settings(
+        noise_aug=0.5, guidance=(1.5, 2.5), sigmas=[4, 2], churn=Churn(8.0, 0.25, math.inf, 1.0)
+    )
+    assert through_a_file(wrapped.to_dict()) == wrapped.to_dict()
+
+
+def test_sigmas_say_how_many_steps_there_are() -> None:
+    assert Settings(sigmas=torch.tensor([9.0, 3.0, 0.0])).steps == 2
+    assert Settings(sigmas=(9, 3)).sigmas == (9.0, 3.0, 0.0)
+    assert Settings(sigmas=(9, 3)).replace(steps=5) == Settings(steps=5)
+    assert Settings(steps=5).replace(sigmas=(9, 3)) == Settings(sigmas=(9, 3))
+
+
+BAD: list[tuple[str, Any]] = [
+    *(
+        (name, value)
+        for name in ("frames", "height", "steps", "fps", "clips")
+        for value in (0, 2.5, "3", True)
+    ),
+    *(("cut", value) for value in (0, 27, "never", 1.5, True)),
+    *(("decode_chunk", value) for value in (0, "14", [14])),
+    *(("motion_bucket", value) for value in (-1, 127.0, "127")),
+    *(("noise_aug", value) for value in (-0.1, math.nan, math.inf, "0.02", None, torch.ones(2))),
+    *(("fit", value) for value in ("stretch", None, ["crop"])),
+    *(("sigmas", value) for value in ([], [1, 2], [math.nan], "9", [[2, 1]], [2, -1], {"a": 1})),
+    *(("after", value) for value in ("mean", None, ("half", "cond"), ("cond",), {"context": ["cond"]})),
+    *(("embedding", value) for value in (3, [26], [0], "ab", [1.5])),
+    *(
+        ("guidance", value)
+        for value in (2.0, (1, 2, 3), (1, math.inf), "13", None, {"minimum": "x"}, {"low": 1})
+    ),
+    *(
+        ("churn", value)
+        for value in (40, {"s_churn": -1}, {"churn": 1}, Churn(s_tmin=math.inf), {"s_noise": "1"})
+    ),
+    *(("sequential", value) for value in (1, "yes", None)),
+    *(("seed", value) for value in (-1, 2**63, 0.5, "7", [1.5], [2**63], None)),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), BAD, ids=lambda value: repr(value)[:20])
+def test_a_bad_value_is_named(name: str, value: Any) -> None:
+    names = {"churn": r"churn|s_churn|s_tmin|s_noise", "sigmas": "sigma", "after": "after"}
+    with pytest.raises(ConfigError, match=names.get(name, name)):
+        Settings(**{name: value})
+
+
+def test_a_function_is_a_setting_but_not_of_a_file() -> None:
+    own = Settings(guidance=lambda frames: [2.0] * frames)
+    with pytest.raises(ConfigError, match="guidance is a function, which no file can hold"):
+        own.to_dict()
+    assert Settings.from_dict(Settings(guidance=constant(2)).to_dict()) == Settings(guidance=(2, 2))
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("step", "steps"), ("frame", "frames"), ("noise_augmentation", "noise_aug"), *OTHER_NAMES.items()],
+)
+def test_an_unknown_name_is_answered_with_the_nearest(name: str, hint: str) -> None:
+    for refuse in (lambda: Settings().replace(**{name: 1}), lambda: Settings.from_dict({name: 1})):
+        with pytest.raises(UnknownSettingError, match=f"there is no setting '{name}': did you mean") as error:
+            refuse()
+        assert hint in str(error.value)
+        assert isinstance(error.value, TypeError)
+
+
+def test_a_name_like_no_other_is_answered_with_all() -> None:
+    with pytest.raises(UnknownSettingError, match=r"choose from frames, height, .*clips"):
+        check_names(["xyzzy"])
+
+
+def test_help_explains_every_setting_with_its_default() -> None:
+    text = " ".join((inspect.getdoc(vcut.Settings) or "").split())
+    for name in NAMES:
+        assert f"{name}: {SAYS[name]}" in text
+        assert "(default: " in SAYS[name]
