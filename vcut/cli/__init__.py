@@ -1,7 +1,7 @@
 """The ``vcut`` command: what it understands, and how it ends.
 
-Exit codes: see :mod:`weights_tools.command`. One function per subcommand. What a subcommand needs is imported, and its
-options are made, when it is used: ``vcut --help`` answers at once.
+Exit codes: see :mod:`weights_tools.command`. One function per subcommand. What a subcommand needs is imported, and
+its options are made, when it is used: ``vcut --help`` answers at once.
 """
 
 from __future__ import annotations
