@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -214,3 +215,9 @@ def test_help_explains_every_setting_with_its_default() -> None:
     for name in NAMES:
         assert f"{name}: {SAYS[name]}" in text
         assert "(default: " in SAYS[name]
+
+
+def test_names_of_other_programs_stand_in_the_document() -> None:
+    document = (Path(__file__).parents[2] / "docs" / "coming_from.md").read_text()
+    assert all(f"`{name}`" in document for name in OTHER_NAMES)
+    assert all(f"`{name}" in document for name in NAMES)
