@@ -87,7 +87,7 @@ def generate(model: Pipeline, row: Row, scenes: world.Scenes, batch: int) -> Ten
     parts = []
     for i in range(0, len(pictures), batch):
         part = pictures[i : i + batch]
-        parts.append(model.generate(part, **vars(settings.replace(seed=range(i, i + len(part))))))
+        parts.append(model.generate(part, settings=settings.replace(seed=range(i, i + len(part)))))
     return torch.cat(parts)
 
 

@@ -48,7 +48,7 @@ _PLACES = {
     "unet": "vcut.unet",
     "vae": "vcut.vae",
 }
-"""Where each name comes from: a module, or ``module:attribute``."""
+"""Place that each name comes from: a module, or ``module:attribute``."""
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""What a clip is conditioned on, and the network bound to it.
+"""Conditions of a clip, and the network bound to them.
 
 Shapes: n clips, k branches, f frames, d context width, h w latent size.
 """
@@ -32,7 +32,7 @@ class Conditioning:
 
 
 class Inputs(NamedTuple):
-    """What one call of the UNet is given besides the noisy latents: k branches of n clips as one batch."""
+    """Inputs of one call of the UNet besides the noisy latents: k branches of n clips as one batch."""
 
     context: Context
     # [k n, 4, h, w]

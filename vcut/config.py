@@ -1,4 +1,4 @@
-"""What varies between checkpoints, as frozen dataclasses; the published configurations; the presets.
+"""Configurations of models, as frozen dataclasses; the published configurations; the presets.
 
 Only the three networks and the pipeline read these. Blocks take plain numbers.
 """
@@ -17,7 +17,7 @@ Mode = bool | Literal["linear_cached"]
 
 
 Fit = Literal["crop", "resize", "pad"]
-"""How a picture of another shape becomes a frame: fill it and cut, squash, or put it between black bars."""
+"""Way in which a picture of another shape becomes a frame: fill it and cut, squash, or put it between black bars."""
 
 
 def check_mode(flag: str, mode: object) -> None:
@@ -182,7 +182,7 @@ class SVDConfig:
         return self.vae.stride * self.unet.stride
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values; :meth:`from_dict` reads them back."""
+        """The configuration as plain JSON values; :meth:`from_dict` reads them back."""
         return dataclasses.asdict(self)
 
     @staticmethod

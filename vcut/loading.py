@@ -1,4 +1,4 @@
-"""From a name, a folder or a file to a :class:`vcut.pipeline.Pipeline`, or to its UNet alone."""
+"""Loading: a name, a folder or a file becomes a :class:`vcut.pipeline.Pipeline`, or a UNet alone."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class Pipeline:
 
     @property
     def device(self) -> torch.device:
-        """Where the run happens: where the UNet is, or is brought."""
+        """Device of the run: where the UNet is, or is brought."""
         return self.run_on or self.unet.conv_in.weight.device
 
     def to(

@@ -1,4 +1,4 @@
-"""What a run is asked to do, as one value, and what follows from it for one model.
+"""Settings of a run as one value, and what follows from them for one model.
 
 :class:`Settings` is the only list of a run's settings: the keywords of :meth:`vcut.pipeline.Pipeline.generate`, the
 options of the command, the cost of a run and the manifest of a sweep are all made from its fields. It checks
@@ -59,7 +59,7 @@ OTHER_NAMES = {
     "latents": "noise",
     "callback_on_step_end": "callback",
 }
-"""What arguments of diffusers, of the official script and of ComfyUI are called here (docs/coming_from.md)."""
+"""Our names for the arguments of diffusers, of the official script and of ComfyUI (docs/coming_from.md)."""
 
 
 def _setting(default: Any, says: str, usual: str | None = None) -> Any:
@@ -69,7 +69,7 @@ def _setting(default: Any, says: str, usual: str | None = None) -> Any:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run is asked to do. Equal settings, weights and pictures make equal clips.
+    """Settings of a run. Equal settings, weights and pictures make equal clips.
 
     None stands for what the model was made for, and is filled in by :func:`vcut.settings.resolve`. Numbers may be of
     any numeric type, sequences of any kind; they are stored as plain numbers and tuples. A value that a setting
@@ -262,7 +262,7 @@ class Run:
 
     @property
     def passes(self) -> Summary:
-        """What the steps cost, in passes of the UNet."""
+        """Cost of the steps, in passes of the UNet."""
         return summarize(self.plan)
 
     @property

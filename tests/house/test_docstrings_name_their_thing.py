@@ -28,13 +28,9 @@ HEADLESS = re.compile(
 NOT_YET: dict[str, int] = {
     "benchmarks": 23,
     "experiments": 1,
-    "vcut": 12,
     "vcut/analysis": 10,
-    "vcut/cli": 2,
-    "vcut/clip": 3,
     "vcut/kernels": 9,
     "vcut/layers": 2,
-    "vcut/sweeps": 4,
     "vcut/unet": 7,
     "vcut/vae": 3,
 }

@@ -29,7 +29,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "decode_chunk": {"type": values.chunk, "metavar": "N|none"},
     "sequential": {"action": "store_true"},
 }
-"""How the text behind an option becomes the setting of that name, for settings that are one option."""
+"""Arguments of argparse for settings that are one option: how its text becomes the setting."""
 
 
 class Subcommand(command.Parser):
@@ -79,7 +79,7 @@ def settings(args: argparse.Namespace) -> Settings:
 
 
 def configuration(model: str, variant: str | None = None) -> tuple[str | Found, SVDConfig]:
-    """What :func:`vcut.load` takes for the model of this name, and its configuration.
+    """The model of this name as :func:`vcut.load` takes it, and its configuration.
 
     A published model is known by its name and not looked for yet. Of a file or a folder the headers are read.
 

@@ -1,4 +1,4 @@
-"""From any picture to the square CLIP sees, as Stable Video Diffusion was trained.
+"""Preprocessing of any picture to the square that CLIP sees, as Stable Video Diffusion was trained.
 
 The official resize blurs first and then samples with aligned corners; torch's own antialiased resize is
 another function (off by about 1 after normalisation), so the blur is written out here. The aspect ratio is
@@ -18,7 +18,7 @@ from vcut.errors import ConfigError
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
-"""Of CLIP's training pictures in 0..1, per channel (Radford et al. 2021)."""
+"""Mean and deviation of CLIP's training pictures in 0..1, per channel (Radford et al. 2021)."""
 
 
 def preprocess(images: Tensor, size: int = 224) -> Tensor:

@@ -15,7 +15,7 @@ from vcut.config import CLIPConfig
 from vcut.errors import ConfigError
 
 EPS = 1e-5
-"""Of every layer norm."""
+"""Epsilon of every layer norm."""
 
 
 class CLIPVisionEncoder(nn.Module):

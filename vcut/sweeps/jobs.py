@@ -1,4 +1,4 @@
-"""Which clips are to be made, from which pictures, and where they go.
+"""Jobs: the clips to make, their pictures, and where they go.
 
 Without an output that names one file or one folder of frames, a clip is named after its picture: ``a.mp4`` of
 ``a.jpg``, or ``a-0.mp4``, ``a-1.mp4`` if each picture gives several. Pictures that would share a name keep their
@@ -21,7 +21,7 @@ from vcut.settings import LARGEST_SEED
 
 @dataclass(frozen=True)
 class Outputs:
-    """Where clips go, and how they are written."""
+    """Places of the clips, and how they are written."""
 
     # a file, a folder for one clip's frames, or, with a / at its end, a folder for clips; None: beside the pictures
     path: str | None = None
@@ -53,7 +53,7 @@ class Outputs:
 
     @property
     def end(self) -> str:
-        """What follows the name of a clip that is named after its picture."""
+        """End of the path of a clip that is named after its picture."""
         return "/" if self.format == "png" else f".{self.format or 'mp4'}"
 
 
@@ -158,7 +158,7 @@ def _search(folder: Path) -> list[Path]:
 
 
 def _names(pictures: Sequence[Path], outputs: Outputs, clips: int, many: bool) -> dict[Path, list[str]]:
-    """Where the clips of each picture go; :mod:`vcut.media` takes a ``/`` at the end for a folder of frames."""
+    """Paths of the clips of each picture; :mod:`vcut.media` takes a ``/`` at the end for a folder of frames."""
     if outputs.sheet and many:
         raise ConfigError("--sheet goes with one clip, of one picture")
     if file := outputs.file:
