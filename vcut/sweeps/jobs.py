@@ -89,23 +89,19 @@ def find_work(pictures: Sequence[Path], outputs: Outputs, *, seed: int, clips: i
     """
     if seed + clips - 1 > LARGEST_SEED:
         raise ConfigError(f"the seeds {seed} to {seed + clips - 1} of {clips} clips must be below 2^63")
-    folders = [path for path in pictures if path.is_dir()]
-    named = dict.fromkeys(path for path in pictures if not path.is_dir())
-    _check_folders(folders, outputs)
-    found = dict.fromkeys(picture for folder in folders for picture in _search(folder))
-    every = [*named, *(picture for picture in found if picture not in named)]
-    many = bool(folders) or len(every) * clips > 1
-    names = _names(every, outputs, clips, many)
+    every = _every_picture(pictures, outputs)
+    many = len(every) * clips > 1 or not all(every.values())
+    one = _only_output(outputs, many)
+    names = {picture: [one] for picture in every} if one else _names(list(every), outputs, clips)
     jobs = [
-        Job(picture, name, seed + clip, picture in named)
-        for picture in every
+        Job(picture, name, seed + clip, named)
+        for picture, named in every.items()
         for clip, name in enumerate(names[picture])
     ]
     _check_names(jobs, outputs)
-    if not many or outputs.overwrite:
-        return Work(tuple(jobs))
-    existing = {job for job in jobs if os.path.lexists(job.output)}
-    return Work(tuple(job for job in jobs if job not in existing), tuple(filter(existing.__contains__, jobs)))
+    skipping = many and not outputs.overwrite
+    existing = dict.fromkeys(job for job in jobs if skipping and os.path.lexists(job.output))
+    return Work(tuple(job for job in jobs if job not in existing), tuple(existing))
 
 
 def check_outputs(work: Work, outputs: Outputs, fps: int) -> None:
@@ -138,6 +134,17 @@ def _check_place(output: str, outputs: Outputs) -> None:
         raise
 
 
+def _every_picture(given: Sequence[Path], outputs: Outputs) -> dict[Path, bool]:
+    """All pictures, each once, and whether it was given by its own name."""
+    folders = [path for path in given if path.is_dir()]
+    _check_folders(folders, outputs)
+    every = {path: True for path in given if path not in folders}
+    for folder in folders:
+        for picture in _search(folder):
+            every.setdefault(picture, False)
+    return every
+
+
 def _check_folders(folders: Sequence[Path], outputs: Outputs) -> None:
     """Clips of a folder go elsewhere: a later run would take those beside the pictures for pictures."""
     for folder in folders:
@@ -157,17 +164,20 @@ def _search(folder: Path) -> list[Path]:
     return found
 
 
-def _names(pictures: Sequence[Path], outputs: Outputs, clips: int, many: bool) -> dict[Path, list[str]]:
-    """Paths of the clips of each picture; :mod:`vcut.media` takes a ``/`` at the end for a folder of frames."""
+def _only_output(outputs: Outputs, many: bool) -> str | None:
+    """The one file or folder of frames that is asked for, if one is; it cannot be for ``many`` clips."""
     if outputs.sheet and many:
         raise ConfigError("--sheet goes with one clip, of one picture")
-    if file := outputs.file:
-        if many:
-            raise ConfigError(f"--output {file} is one file for several clips: give a folder ({file}/)")
-        if outputs.format and Path(file).suffix.lower() != f".{outputs.format}":
-            raise ConfigError(f"--output {file} and --format {outputs.format} contradict each other")
-    if (one := outputs.file or outputs.frames) and not many:
-        return {pictures[0]: [one]}
+    file = outputs.file
+    if file and many:
+        raise ConfigError(f"--output {file} is one file for several clips: give a folder ({file}/)")
+    if file and outputs.format and Path(file).suffix.lower() != f".{outputs.format}":
+        raise ConfigError(f"--output {file} and --format {outputs.format} contradict each other")
+    return None if many else file or outputs.frames
+
+
+def _names(pictures: Sequence[Path], outputs: Outputs, clips: int) -> dict[Path, list[str]]:
+    """Paths of the clips of each picture; :mod:`vcut.media` takes a ``/`` at the end for a folder of frames."""
     without_suffix = [_place(picture, picture.stem, outputs) for picture in pictures]
     with_suffix = [_place(picture, picture.name, outputs) for picture in pictures]
     # a name that is one picture's stem and another's whole name would clash too
