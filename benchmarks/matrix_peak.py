@@ -15,12 +15,11 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.weights import DTYPES
 from benchmarks.worker import settings
-from vcut.layers import Linear, pack
-from vcut.layers.conv import Conv2d
+from vcut.layers import Conv, pack
 
 LINEAR = ((960, 1280, 1280), (1920, 1280, 1280), (1920, 640, 5120))
 """Rows, inputs, outputs."""
@@ -38,16 +37,16 @@ def _products(dtype: torch.dtype) -> Iterator[tuple[str, int, Callable[[], Tenso
     """What is run: its name, its operations, itself."""
     for n, i, o in LINEAR:
         x = torch.randn(n, i, dtype=dtype)
-        yield f"linear {n}x{i}x{o}", 2 * n * i * o, partial(_packed(Linear(i, o), dtype), x)
+        yield f"linear {n}x{i}x{o}", 2 * n * i * o, partial(_packed(nn.Linear(i, o), dtype), x)
     for n, c, h, w in CONVOLUTION:
-        x = torch.randn(n, h + 2, w + 2, c, dtype=dtype)
-        yield f"conv {n}x{c}x{h}x{w}", 2 * 9 * n * c * c * h * w, partial(_packed(Conv2d(c, c, 3), dtype), x)
+        x = torch.randn(1, n, h + 2, w + 2, c, dtype=dtype)
+        yield f"conv {n}x{c}x{h}x{w}", 2 * 9 * n * c * c * h * w, partial(_packed(Conv(c, c, 3), dtype), x)
 
 
-def _packed(layer: Linear | Conv2d, dtype: torch.dtype) -> Linear | Conv2d:
-    layer.to(dtype).requires_grad_(False)
-    pack(layer)
-    return layer
+def _packed(layer: nn.Module, dtype: torch.dtype) -> nn.Module:
+    network = nn.Sequential(layer).to(dtype).requires_grad_(False)
+    pack(network)
+    return network
 
 
 def _best(run: Callable[[], Tensor], seconds: float) -> float:

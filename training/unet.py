@@ -86,21 +86,34 @@ class Objective(nn.Module):
         return ((denoised - batch.latents) / c.c_out).square().mean((2, 3, 4))
 
 
+class ValueOnly(CrossAttention):
+    """A cross-attention to one context token, around the layers of ``cross``: ``W_o (W_v e) + b_o`` and no logits.
+
+    Its weights keep their names. Those of W_q, W_k and the norm before them are frozen.
+    """
+
+    def __init__(self, cross: CrossAttention) -> None:
+        nn.Module.__init__(self)  # no layers of its own
+        self.heads = cross.heads
+        self.norm, self.to_q, self.to_k = cross.norm, cross.to_q, cross.to_k
+        self.to_v, self.to_out = cross.to_v, cross.to_out
+        for dead in (self.norm, self.to_q, self.to_k):
+            dead.requires_grad_(False)
+
+    def forward(self, x: Tensor, cached: KeyValue) -> Tensor:
+        return self.to_out(cached.value)
+
+
 def without_dead_weights(unet: UNet) -> UNet:
     """The same UNet and parameters, its cross-attentions computing W_o (W_v e) + b_o and no logits.
 
     With one context token that is what softmax attention gives, and what reaches W_q, W_k and their norm is a
     gradient of exactly zero (Taghipour et al., section III): so they are not trained, and cost nothing.
     """
-
-    def value_only(module: CrossAttention) -> Callable[[Tensor, KeyValue], Tensor]:
-        return lambda x, cached: module.to_out(cached.value)
-
-    for module in unet.modules():
-        if isinstance(module, CrossAttention):
-            for dead in (module.norm, module.to_q, module.to_k):
-                dead.requires_grad_(False)
-            module.forward = value_only(module)  # type: ignore[method-assign, assignment]
+    for transformer in unet.transformers():
+        for block in (*transformer.spatial, *transformer.temporal):
+            if isinstance(block.cross, CrossAttention):
+                block.cross = ValueOnly(block.cross)
     return unet
 
 

@@ -176,6 +176,10 @@ def _unet(s: UNetStructure) -> Modules:
 
     n = 0
     for i, (width, attention) in enumerate(zip(reversed(widths), reversed(s.attention), strict=True)):
+        if i > 0:
+            # The others count it to the level before: sgm behind its last resnet and, if there is one, transformer.
+            sgm = f"output_blocks.{n - 1}.{1 + s.attention[-i]}.conv"
+            yield _conv(Name(f"up.{i}.upsample", sgm, f"up_blocks.{i - 1}.upsamplers.0.conv"), c, c)
         for j in range(s.layers + 1):
             resnet = Name(f"up.{i}.layers.{j}.resnet", f"output_blocks.{n}.0", f"up_blocks.{i}.resnets.{j}")
             yield _unet_resnet(resnet, c + skips.pop(), width, emb)
@@ -185,10 +189,6 @@ def _unet(s: UNetStructure) -> Modules:
                 )
                 yield from _transformer(transformer, width, s)
             c, n = width, n + 1
-        if i < last:
-            # sgm counts it after the last layer's resnet and, if there is one, transformer
-            sgm = f"output_blocks.{n - 1}.{1 + attention}.conv"
-            yield _conv(Name(f"up.{i}.upsample", sgm, f"up_blocks.{i}.upsamplers.0.conv"), c, c)
 
     yield _norm(Name("norm_out", "out.0", "conv_norm_out"), c)
     yield _conv(Name("conv_out", "out.2", "conv_out"), c, s.out_channels)

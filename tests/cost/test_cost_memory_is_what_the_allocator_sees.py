@@ -48,7 +48,7 @@ def test_a_unet_call(tca: bool, clips: int, frames: int, height: int, width: int
     config = UNetConfig(**{**vars(SMALL), "tca": tca})
     unet = UNet(config)
     x = torch.randn(clips, frames, 8, height, width)
-    context, ids = unet.cache_context(torch.randn(clips, 1, 64)), torch.randn(clips, 3)
+    context, ids = unet.cache_context(torch.randn(clips, 1, 64), frames), torch.randn(clips, 3)
     measured = allocated(lambda: unet(x, torch.zeros(clips), context, ids))
     estimated = peak_bytes(unet_call(build_unet(config), clips, frames, height, width))
     assert (

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import io
+import pickle
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -14,10 +17,10 @@ from vcut.config import PRESETS
 from vcut.errors import ConfigError
 from vcut.kernels import parts
 from vcut.kernels.onednn import can_pack
-from vcut.layers import GEGLU, Linear, UpsamplingConv, conv, is_packed, pack
-from vcut.layers.conv import NARROW, Conv2d, UpsamplingConv2d
+from vcut.layers import GEGLU, Conv, TemporalConv, UpsamplingConv, is_packed, pack, packed, packing
+from vcut.layers.packing import NARROW, Packed, SideBySideConv
 from vcut.loading import random_model
-from vcut.unet import fold
+from vcut.unet import UNet, fold
 
 FLOAT32 = 2e-5
 """Relative: other orders of summation, over a network."""
@@ -30,27 +33,28 @@ def relative(a: torch.Tensor, b: torch.Tensor) -> float:
 @pytest.mark.parametrize(
     "module",
     [
-        Linear(24, 40),
-        Linear(24, 40, bias=False),
+        nn.Linear(24, 40),
+        nn.Linear(24, 40, bias=False),
         GEGLU(24, 40),
-        Conv2d(24, 40, 3, padding=1),
-        Conv2d(24, 40, 3, stride=2),
-        Conv2d(24, 40, (3, 1), padding=(1, 0)),
-        Conv2d(24, 3, 1),
-        UpsamplingConv2d(24, 40),
+        Conv(24, 40, 3, padding=1),
+        Conv(24, 40, 3, stride=2),
+        TemporalConv(24, 40),
+        Conv(24, 3, 1),
+        UpsamplingConv(24, 40),
     ],
     ids=str,
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @torch.no_grad()
 def test_a_product(module: nn.Module, dtype: torch.dtype) -> None:
-    plain = copy.deepcopy(module).to(dtype).requires_grad_(False)
-    packed = copy.deepcopy(plain)
-    weight = next(packed.parameters())
-    assert pack(packed) == can_pack(weight) == is_packed(packed)
-    x = torch.randn(2, 7, 9, 24, dtype=dtype)
-    got, expected = packed(x), plain(x)
+    plain = nn.Sequential(copy.deepcopy(module)).to(dtype).requires_grad_(False)
+    network = copy.deepcopy(plain)
+    weight = next(network.parameters())
+    assert pack(network) == can_pack(weight) == is_packed(network)
+    x = torch.randn(2, 3, 7, 9, 24, dtype=dtype)
+    got, expected = network(x), plain(x)
     assert got.is_contiguous()
+    assert got.shape == expected.shape
     assert relative(got, expected) < (1e-6 if dtype == torch.float32 else 0.01)
 
 
@@ -60,25 +64,27 @@ def test_a_product(module: nn.Module, dtype: torch.dtype) -> None:
 def test_narrow_maps_do_not_see_each_other(
     width: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(conv, "WIDE", 24)
-    plain = Conv2d(24, 40, 3, padding=1).to(dtype).requires_grad_(False)
-    packed = copy.deepcopy(plain)
-    assert pack(packed) == can_pack(plain.weight)
-    x = torch.randn(5, 3, width, 24, dtype=dtype)
-    got, expected = packed(x), plain(x)
+    monkeypatch.setattr(packing, "WIDE", 24)
+    plain = Conv(24, 40, 3, padding=1).to(dtype).requires_grad_(False)
+    if not can_pack(plain.weight):
+        pytest.skip(f"this CPU does not pack {dtype}")
+    side_by_side = packed(plain)
+    assert isinstance(side_by_side, SideBySideConv)
+    x = torch.randn(1, 5, 3, width, 24, dtype=dtype)
+    got, expected = side_by_side(x), plain(x)
     assert got.is_contiguous()
     assert relative(got, expected) < (1e-6 if dtype == torch.float32 else 0.01)
 
 
 @torch.no_grad()
 def test_upsampling_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = UpsamplingConv(24, 40).requires_grad_(False)
-    packed = copy.deepcopy(plain)
-    assert pack(packed) == can_pack(plain.weight)
+    plain = nn.Sequential(UpsamplingConv(24, 40)).requires_grad_(False)
+    network = copy.deepcopy(plain)
+    assert pack(network) == can_pack(next(plain.parameters()))
     x = torch.randn(2, 5, 3, 4, 24)
     expected = plain(x)
     monkeypatch.setattr(parts, "PART_BYTES", {"cpu": 1})
-    assert relative(packed(x), expected) < 1e-6
+    assert relative(network(x), expected) < 1e-6
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -99,19 +105,102 @@ def test_shared_weights_are_packed_once() -> None:
     pack(trained, cut)
     assert trained.conv_in.weight is cut.conv_in.weight
     assert cut.conv_in.weight.is_mkldnn
+    assert isinstance(cut.conv_in, Packed)
+    assert trained.conv_in is not cut.conv_in, "a hook on one must not run in the other"
 
 
 def test_nothing_is_packed_that_wants_a_gradient() -> None:
-    linear = Linear(4, 4)
+    network = nn.Sequential(nn.Linear(4, 4).requires_grad_(False), nn.Linear(4, 4))
     with pytest.raises(ConfigError, match="requires_grad_"):
-        pack(linear)
-    assert not is_packed(linear)
+        pack(network)
+    assert not is_packed(network)
 
 
 def test_what_the_cpu_cannot_do_stays_as_it_is() -> None:
-    linear = Linear(4, 4).double().requires_grad_(False)
-    assert not pack(linear)
-    assert not is_packed(linear)
+    network = nn.Sequential(nn.Linear(4, 4).double()).requires_grad_(False)
+    assert not pack(network)
+    assert not is_packed(network)
+    with pytest.raises(ConfigError, match="cannot be packed"):
+        packed(network[0])
+
+
+def test_one_layer_is_no_network() -> None:
+    with pytest.raises(ConfigError, match=r"packed\(layer\) makes one"):
+        pack(nn.Linear(4, 4).requires_grad_(False))
+
+
+@pytest.fixture
+def packed_unet() -> UNet:
+    unet = random_model(MICRO, preset="vcut").unet
+    assert pack(unet)
+    return unet
+
+
+def call(unet: UNet) -> torch.Tensor:
+    torch.manual_seed(0)
+    x, context = torch.randn(1, 2, 8, 8, 8), torch.randn(1, 1, MICRO.unet.context_dim)
+    return unet(x.to(unet.dtype), 0.3, context, torch.tensor([[6.0, 127.0, 0.02]]))
+
+
+@pytest.mark.parametrize(
+    ("attempt", "said"),
+    [
+        (lambda unet: unet.to("meta"), "moved or cast to meta"),
+        (lambda unet: unet.to(torch.bfloat16), "in float32 cannot be moved or cast to cpu, bfloat16"),
+        (lambda unet: unet.half(), "moved or cast to cpu, float16"),
+        (lambda unet: unet.double(), "moved or cast to cpu, float64"),
+        (copy.deepcopy, "copied or pickled"),
+        (pickle.dumps, "copied or pickled"),
+        (lambda unet: torch.save(unet, io.BytesIO()), "copied or pickled"),
+        (lambda unet: unet.state_dict(), "saved"),
+        (
+            lambda unet: unet.load_state_dict(random_model(MICRO, preset="vcut").unet.state_dict()),
+            "load first",
+        ),
+        (lambda unet: fold(unet, tca=False, sca="linear_cached"), "fold first"),
+    ],
+)
+def test_what_a_packed_network_cannot_do_it_refuses_and_stays_as_it_was(
+    packed_unet: UNet, attempt: Callable[[UNet], object], said: str
+) -> None:
+    with torch.no_grad():
+        expected = call(packed_unet)
+    with pytest.raises(ConfigError, match=said):
+        attempt(packed_unet)
+    with torch.no_grad():
+        assert torch.equal(call(packed_unet), expected)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_packed_network_does_not_go_to_a_gpu(packed_unet: UNet) -> None:
+    with pytest.raises(ConfigError, match="moved or cast to cuda"):
+        packed_unet.cuda()
+
+
+@torch.no_grad()
+def test_moving_to_where_it_is_changes_nothing(packed_unet: UNet) -> None:
+    expected = call(packed_unet)
+    weight = packed_unet.conv_in.weight
+    assert packed_unet.to("cpu").to(torch.float32).float().cpu() is packed_unet
+    assert packed_unet.conv_in.weight is weight
+    assert torch.equal(call(packed_unet), expected)
+
+
+@torch.no_grad()
+def test_autocast_is_refused(packed_unet: UNet) -> None:
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(ConfigError, match=r"torch\.autocast"):
+        call(packed_unet)
+
+
+def test_training_is_refused(packed_unet: UNet) -> None:
+    call(packed_unet)  # gradients are enabled, and nothing wants one
+    packed_unet.requires_grad_(True)
+    with pytest.raises(ConfigError, match="trained or differentiated"):
+        call(packed_unet)
+    packed_unet.requires_grad_(False)
+    x = torch.randn(1, 2, 8, 8, 8, requires_grad=True)
+    with pytest.raises(ConfigError, match="trained or differentiated"):
+        packed_unet(x, 0.3, torch.randn(1, 1, MICRO.unet.context_dim), torch.zeros(1, 3))
 
 
 def test_folding_comes_before_packing() -> None:

@@ -12,7 +12,7 @@ from micro import MICRO
 
 from vcut.analysis.memory import peak_bytes
 from vcut.kernels import parts
-from vcut.kernels.parts import in_parts, slices_at_a_time
+from vcut.kernels.parts import Parts, slices_at_a_time
 from vcut.unet import UNet
 from vcut.vae import VAE
 
@@ -88,14 +88,15 @@ def test_every_slice_is_seen_once_and_put_in_its_place(slices: int, budget: int,
     y = torch.arange(float(slices)).view([slices if i == dim else 1 for i in range(3)])
     sizes: list[int] = []
 
-    def compute(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        sizes.append(x.shape[dim])
-        return torch.stack([x * y, -x], dim=-1)
-
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
         patch.setattr(parts, "PART_BYTES", {"cpu": budget})
-        found = in_parts(compute, x, y, dim=dim)
-    assert torch.equal(found, torch.stack([x * y, -x], dim=-1))
+        found = Parts(x, dim=dim)
+        for some in found:
+            index = (slice(None),) * dim + (some,)
+            sizes.append(x[index].shape[dim])
+            found.keep(torch.stack([x[index] * y[index], -x[index]], dim=-1))
+    assert torch.equal(found.result, torch.stack([x * y, -x], dim=-1))
+    assert len(sizes) == len(found)
     assert sum(sizes) == slices
     assert all(size == 1 or size * x.numel() * 4 <= budget * slices for size in sizes)
 

@@ -25,8 +25,8 @@ def test_parameter_count(tca: bool, sca: bool | str, parameters: int) -> None:
 def test_there_are_sixteen_of_each_cross_attention() -> None:
     with torch.device("meta"):
         unet = UNet(UNetConfig())
-        context = unet.cache_context(torch.zeros(1, 1, 1024))
-    assert len(context.blocks) == 16
+        context = unet.cache_context(torch.zeros(1, 1, 1024), 25)
+    assert len(context.transformers) == len(context.blocks) == 16
     assert [t.channels for t in unet.transformers()] == [320] * 2 + [640] * 2 + [1280] * 3 + [1280] * 3 + [
         640
     ] * 3 + [320] * 3

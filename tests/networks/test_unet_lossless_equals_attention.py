@@ -93,7 +93,7 @@ def test_a_cached_context_is_a_value_that_two_clips_cannot_mix() -> None:
     unet = fold(random_unet(), tca="linear_cached", sca="linear_cached")
     x, c_noise, context, ids = inputs()
     other = context.flip(0) * 2
-    first, second = unet.cache_context(context), unet.cache_context(other)
+    first, second = (unet.cache_context(embedding, x.shape[1]) for embedding in (context, other))
     assert isinstance(first, Context)
     a = unet(x, c_noise, first, ids)
     b = unet(x, c_noise, second, ids)
@@ -108,7 +108,8 @@ def test_a_cached_context_equals_its_embedding_in_every_mode() -> None:
     unet, (x, c_noise, context, ids) = random_unet(), inputs()
     for tca in (True, "linear_cached", False):
         form = fold(unet, tca=tca, sca=True)
-        assert torch.equal(form(x, c_noise, context, ids), form(x, c_noise, form.cache_context(context), ids))
+        cached = form.cache_context(context, x.shape[1])
+        assert torch.equal(form(x, c_noise, context, ids), form(x, c_noise, cached, ids))
 
 
 @torch.no_grad()
@@ -117,9 +118,11 @@ def test_positions_embedded_once_are_those_of_every_call() -> None:
     frames = x.shape[1]
     cached = unet.cache_context(context, frames)
     assert torch.equal(unet(x, c_noise, cached, ids), unet(x, c_noise, context, ids))
-    shifted = cached._replace(positions=tuple(t.roll(1, 0) for t in cached.positions or ()))
+    shifted = cached._replace(mid=cached.mid._replace(positions=cached.mid.positions.roll(1, 0)))
     assert not torch.equal(unet(x, c_noise, shifted, ids), unet(x, c_noise, context, ids)), "the control"
-    with pytest.raises(ConfigError, match=f"positions of {frames} frames, the latents are {frames - 1}"):
+    with pytest.raises(
+        ConfigError, match=f"2 clips of {frames} frames, the latents are 2 clips of {frames - 1}"
+    ):
         unet(x[:, 1:], c_noise, cached, ids)
 
 
@@ -138,7 +141,7 @@ def test_gradients_flow_through_a_cached_context() -> None:
     unet = fold(random_unet(), tca="linear_cached", sca="linear_cached")
     x, c_noise, context, ids = inputs()
     context.requires_grad_()
-    unet(x, c_noise, unet.cache_context(context), ids).square().mean().backward()
+    unet(x, c_noise, unet.cache_context(context, x.shape[1]), ids).square().mean().backward()
     assert context.grad is not None
     assert (context.grad.abs().amax(dim=(1, 2)) > 0).all()
     assert all(p.grad is not None for name, p in unet.named_parameters() if "cross" in name)
@@ -177,7 +180,7 @@ def test_folding_shares_the_other_weights_and_leaves_the_source_alone() -> None:
         (dict(x=torch.zeros(2, 3, 8, 6, 12)), "multiples of 4, got 6x12"),
         (dict(context=torch.zeros(2, 1, 23)), r"\[b, tokens, 24\]"),
         (dict(context=torch.zeros(3, 1, 24)), "context is for 3 clips"),
-        (dict(context=torch.zeros(2, 2, 1, 24)), r"frames: 2"),
+        (dict(context=torch.zeros(2, 2, 1, 24)), "each of 2 frames, the clips have 3"),
         (dict(time_ids=torch.zeros(2, 2)), r"time_ids are \[2, 3\]"),
         (dict(time_ids=torch.zeros(3)), r"time_ids are \[2, 3\]"),
         (dict(c_noise=torch.zeros(3)), r"c_noise"),
@@ -204,14 +207,14 @@ def test_a_context_of_another_form_is_refused() -> None:
         other = fold(unet, tca=tca, sca=sca)
         for maker, user in ((unet, other), (other, unet)):
             with pytest.raises(ConfigError, match="cache it again"):
-                user(x, c_noise, maker.cache_context(context), ids)
+                user(x, c_noise, maker.cache_context(context, x.shape[1]), ids)
 
 
 @torch.no_grad()
 def test_maps_past_the_limit_of_a_kernel_are_attended_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     unet, args = random_unet(), inputs()
     expected = unet(*args)
-    monkeypatch.setattr("vcut.unet.attention.MOST_HEADS", 37)  # 18 of the 96 pixels at a time, and a rest
+    monkeypatch.setattr("vcut.kernels.attention.MOST_HEADS", 37)  # of the 192 and more of a clip, and a rest
     torch.testing.assert_close(unet(*args), expected, rtol=1e-12, atol=1e-12)
 
 

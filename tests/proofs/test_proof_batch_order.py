@@ -76,7 +76,7 @@ def test_temporal_cross_attention_sees_the_first_frames_context_only(tca: Mode, 
         assert cached is not None
         return cached.value if isinstance(cached, KeyValue) else cached
 
-    base, with_later, with_first = (unet.cache_context(c).blocks for c in (contexts, later, first))
+    base, with_later, with_first = (unet.cache_context(c, frames=3).blocks for c in (contexts, later, first))
     for a, b, c in zip(base, with_later, with_first, strict=True):
         assert torch.equal(values(a.temporal), values(b.temporal))
         assert (values(a.temporal) - values(c.temporal)).abs().max() > 1e-2

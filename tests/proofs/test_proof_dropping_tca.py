@@ -41,13 +41,13 @@ def test_the_stream_with_it_is_the_stream_without_it_plus_one_vector_per_clip(in
     x = torch.randn(2, 3, 10, block.attn_norm.normalized_shape[0], dtype=torch.float64)
 
     without = point_of_addition(bare_block, x, None)
-    vector = lossless.cache_context(embedding).blocks[index].temporal
+    vector = lossless.cache_context(embedding, frames=3).blocks[index].temporal
     assert isinstance(vector, Tensor)
     assert vector.shape == (2, 1, 1, x.shape[-1])
     assert not torch.equal(vector[0], vector[1])
     assert torch.equal(point_of_addition(linear_block, x, vector), without + vector)
 
-    keys = unet.cache_context(embedding).blocks[index].temporal
+    keys = unet.cache_context(embedding, frames=3).blocks[index].temporal
     torch.testing.assert_close(point_of_addition(block, x, keys), without + vector, rtol=1e-14, atol=1e-14)
     torch.testing.assert_close(block(x, keys), linear_block(x, vector), rtol=1e-13, atol=1e-13)
 
@@ -57,7 +57,7 @@ def test_behind_that_point_the_change_is_not_constant() -> None:
     unet, embedding = random_unet("linear_cached", True), inputs().context
     block, bare = temporal_block(unet, 0), temporal_block(fold(unet, tca=False, sca=True), 0)
     x = torch.randn(2, 3, 10, 16, dtype=torch.float64)
-    change = block(x, unet.cache_context(embedding).blocks[0].temporal) - bare(x, None)
+    change = block(x, unet.cache_context(embedding, frames=3).blocks[0].temporal) - bare(x, None)
     assert (change - change[:, :1, :1]).abs().max() > 1e-2
 
 
@@ -65,7 +65,7 @@ def test_behind_that_point_the_change_is_not_constant() -> None:
 def test_with_the_unconditional_context_the_vector_is_the_output_bias() -> None:
     """So dropping TCA changes the unconditional pass too: by b_o, as if W e were zero."""
     unet = random_unet("linear_cached", "linear_cached")
-    context = unet.cache_context(torch.zeros_like(inputs().context))
+    context = unet.cache_context(torch.zeros_like(inputs().context), frames=3)
     for transformer, (spatial, temporal) in zip(unet.transformers(), context.blocks, strict=True):
         for blocks, vector in ((transformer.spatial, spatial), (transformer.temporal, temporal)):
             (block,) = blocks

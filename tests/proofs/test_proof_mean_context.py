@@ -29,7 +29,7 @@ def layer_outputs(unet: UNet, embedding: Tensor) -> list[Tensor]:
     """What every cross-attention adds to one pixel, ``[b, c]`` each, from the cache of ``embedding``."""
     outputs = []
     blocks = [block for t in unet.transformers() for block in zip(t.spatial, t.temporal, strict=True)]
-    for modules, caches in zip(blocks, unet.cache_context(embedding).blocks, strict=True):
+    for modules, caches in zip(blocks, unet.cache_context(embedding, frames=1).blocks, strict=True):
         for module, cached in zip(modules, caches, strict=True):
             if module.cross is None:
                 assert cached is None
@@ -58,7 +58,7 @@ def test_the_mean_of_every_layers_two_outputs_is_its_output_at_half_the_embeddin
 def test_the_cache_itself_is_the_mean(tca: Mode, sca: Mode) -> None:
     """Vectors of the linear form, values (and keys) of the softmax form."""
     unet, e = random_unet(tca, sca), inputs().context
-    cond, uncond, half = (unet.cache_context(c) for c in (e, torch.zeros_like(e), e / 2))
+    cond, uncond, half = (unet.cache_context(c, frames=1) for c in (e, torch.zeros_like(e), e / 2))
     for pair in zip(cond.blocks, uncond.blocks, half.blocks, strict=True):
         for caches in zip(*pair, strict=True):
             if caches[0] is None:

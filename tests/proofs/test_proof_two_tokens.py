@@ -52,7 +52,7 @@ def test_every_linear_form_refuses_them_and_says_why(tca: Mode, sca: Mode, token
     unet, args = random_unet(tca, sca), inputs(tokens=tokens)
     for attempt in (
         lambda: unet(*args),
-        lambda: unet.cache_context(args.context),
+        lambda: unet.cache_context(args.context, frames=3),
         lambda: audit(unet, args.context),
     ):
         with pytest.raises(ConfigError, match=rf"exactly one token, got {tokens}: only over a single key"):

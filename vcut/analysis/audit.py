@@ -181,7 +181,9 @@ def audit(
     vectors: list[Cached] = [None] * len(blocks)
     if embedding.shape[-2] == 1:
         folded = folded or fold(unet, tca=config.tca and "linear_cached", sca=config.sca and "linear_cached")
-        vectors = [vector for pair in folded.cache_context(embedding).blocks for vector in pair]
+        vectors = [
+            vector for pair in folded.cache_context(embedding, latents.shape[1]).blocks for vector in pair
+        ]
 
     rows: list[Row] = []
     names = {module: name for name, module in unet.named_modules()}

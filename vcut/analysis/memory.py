@@ -7,9 +7,8 @@ no tensor of the program: a kernel's workspace, the allocator's rounding and fra
 
 from __future__ import annotations
 
-import contextlib
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +23,6 @@ from vcut.analysis.counting import build_unet, on_meta, unet_call
 from vcut.analysis.text_table import Table
 from vcut.clip import CLIPVisionEncoder
 from vcut.config import SVDConfig
-from vcut.kernels import parts
 from vcut.vae import VAE
 
 
@@ -35,20 +33,9 @@ def peak_bytes(run: Callable[[], object]) -> int:
     logits that no fused kernel holds.
     """
     live = _LiveStorages()
-    with torch.no_grad(), _parts_as_on_a_gpu(), live, _FusedAttention():
+    with torch.no_grad(), live, _FusedAttention():
         run()
     return live.peak
-
-
-@contextlib.contextmanager
-def _parts_as_on_a_gpu() -> Iterator[None]:
-    """Let meta tensors be worked on in the parts in which a GPU's are."""
-    before = parts.PART_BYTES["meta"]
-    parts.PART_BYTES["meta"] = parts.LARGEST_PART_BYTES
-    try:
-        yield
-    finally:
-        parts.PART_BYTES["meta"] = before
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,8 @@ class CLIPVisionEncoder(nn.Module):
         tokens = 1 + (config.image_size // patch) ** 2
         self.position_embedding = nn.Parameter(torch.empty(tokens, w))
         for embedding in (self.class_embedding, self.position_embedding):
-            if not embedding.is_meta:  # there it would draw nothing, but import torch's compiler: a second
+            # On the meta device normal_ does nothing, but imports torch's compiler, which takes a second.
+            if not embedding.is_meta:
                 nn.init.normal_(embedding, std=w**-0.5)
         self.norm_pre = nn.LayerNorm(w, EPS)
         self.blocks = nn.Sequential(*(Block(w, config.heads, config.mlp_dim) for _ in range(config.layers)))

@@ -6,14 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vcut.kernels.parts import in_parts
+from vcut.kernels.parts import Parts
+
+MOST_HEADS = 65_535
+"""Number of heads that CUDA's attention kernels take in one call: the limit of a grid."""
 
 LONGEST_WRITTEN_OUT = 256
-"""Tokens up to which :func:`attention` writes its logits down, on the CPU."""
-
+"""Number of tokens up to which the CPU writes the logits out."""
 
 SHORT = 16
-"""A softmax over fewer keys, which do not fill a register of AVX-512, torch computes one number at a time."""
+"""Keys that fill one AVX-512 register. Over fewer, torch's softmax is scalar, so it is written out."""
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -23,12 +25,23 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     take half the time over 4 to 25 frames in half precision, and no more in float32. Half precision does this in
     float32, as the fused kernel does its logits.
     """
+    if q.shape[1] > MOST_HEADS:
+        some = zip(*(torch.split(each, MOST_HEADS, dim=1) for each in (q, k, v)), strict=True)
+        return torch.cat([attention(*each) for each in some], dim=1)
     if q.device.type != "cpu" or q.shape[-2] > LONGEST_WRITTEN_OUT:
         return F.scaled_dot_product_attention(q, k, v)
     b, heads, n, e = q.shape
-    # What is held, logits and four tensors of q's shape in float32, over q itself; half a part is fastest.
+    # Memory held per byte of q: the logits and four float32 copies of q. Parts of half the usual size are fastest.
     held = 4 * (n + 4 * e) / (e * q.element_size())
-    return in_parts(_written_out, q, k, v, dim=0 if b >= heads else 1, growth=2 * held)
+    if b >= heads:
+        parts = Parts(q, dim=0, growth=2 * held)
+        for some_items in parts:
+            parts.keep(_written_out(q[some_items], k[some_items], v[some_items]))
+    else:
+        parts = Parts(q, dim=1, growth=2 * held)
+        for some_heads in parts:
+            parts.keep(_written_out(q[:, some_heads], k[:, some_heads], v[:, some_heads]))
+    return parts.result
 
 
 def _written_out(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -1,13 +1,11 @@
-"""The two matrix products of these networks, linear and convolution, each with its weight as trained or packed.
+"""The two matrix products of these networks, linear and convolution, of packed weights.
 
 oneDNN, which computes them on the CPU, wants a matrix in blocks that fit its registers. Given one in rows it
-rearranges it in every call, and torch sends float32 linear layers to another library altogether. :func:`pack`
-rearranges once. It also turns convolutions of upsampled maps into the fewer products of
-:mod:`vcut.kernels.upsampling`, and wide 3x3 convolutions in float32 into those of :mod:`vcut.kernels.winograd`. The
-packed weight takes the place of the parameter, so a module says by itself which it holds, and the result is the same
-up to the order of summation: float32 stays float32, unlike under ``torch.set_float32_matmul_precision("medium")``.
+rearranges it in every call, and torch sends float32 linear layers to another library altogether. A packed weight was
+rearranged once. The result is the same up to the order of summation: float32 stays float32, unlike under
+``torch.set_float32_matmul_precision("medium")``.
 
-torch calls its packed form ``is_mkldnn``. The operators are those that its own compiler emits.
+torch calls the packed form ``is_mkldnn``. The operators are those that its own compiler emits.
 """
 
 from __future__ import annotations
@@ -17,37 +15,9 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
 from vcut.kernels.runtime import is_emulated
-
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """``F.linear``, for a ``weight`` that may be packed."""
-    if weight.is_mkldnn:
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return F.linear(x, weight, bias)
-
-
-def convolution(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Sequence[int] = (1, 1),
-    padding: Sequence[int] = (0, 0),
-) -> Tensor:
-    """``F.conv2d`` of ``[n, i, j, c]``, for a ``weight`` that may be packed.
-
-    Where ``x`` is contiguous nothing is copied: torch knows the permuted view as channels_last. With n = 1 it does
-    so only if axes were merged by ``flatten``, since einops merges by its own strides.
-    """
-    x = rearrange(x, "n i j c -> n c i j")
-    if weight.is_mkldnn:
-        packed = torch.ops.mkldnn._convolution_pointwise
-        y = packed(x, weight, bias, padding, stride, (1, 1), 1, "none", [], "")
-    else:
-        y = F.conv2d(x, weight, bias, stride, padding)
-    return rearrange(y, "n c i j -> n i j c").contiguous()
 
 
 def can_pack(weight: Tensor) -> bool:
@@ -61,16 +31,46 @@ def can_pack(weight: Tensor) -> bool:
     )
 
 
-def packed_matrix(weight: Tensor) -> nn.Parameter:
+def packed_matrix(weight: Tensor) -> Tensor:
     """A matrix ``[o, i]`` in the blocks that oneDNN wants."""
-    return _constant(torch.ops.mkldnn._reorder_linear_weight(weight, None))
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, None)
+    return packed
 
 
-def packed_filters(
-    weight: Tensor, stride: Sequence[int] = (1, 1), padding: Sequence[int] = (0, 0)
-) -> nn.Parameter:
+def packed_filters(weight: Tensor, stride: Sequence[int] = (1, 1), padding: Sequence[int] = (0, 0)) -> Tensor:
     """Filters ``[o, i, k, l]`` in the blocks that oneDNN wants."""
-    return _constant(torch.ops.mkldnn._reorder_convolution_weight(weight, padding, stride, (1, 1), 1, None))
+    reorder = torch.ops.mkldnn._reorder_convolution_weight
+    packed: Tensor = reorder(weight, padding, stride, (1, 1), 1, None)
+    return packed
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``F.linear`` with a packed matrix."""
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return y
+
+
+def geglu(x: Tensor, value: Tensor, gate: Tensor, bias: Tensor) -> Tensor:
+    """``(V x + b_v) * gelu(G x + b_g)`` with packed matrices, gelu and product taken in registers."""
+    value_bias, gate_bias = bias.chunk(2)
+    fused = torch.ops.mkldnn._linear_pointwise
+    gated = fused(x, gate, gate_bias, "gelu", [], "none")
+    y: Tensor = fused.binary(x, gated, value, value_bias, "mul")
+    return y
+
+
+def convolution(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int] = (1, 1),
+    padding: Sequence[int] = (0, 0),
+) -> Tensor:
+    """``F.conv2d`` of ``[n, i, j, c]`` with packed filters."""
+    packed = torch.ops.mkldnn._convolution_pointwise
+    x = rearrange(x, "n i j c -> n c i j")
+    y = packed(x, weight, bias, padding, stride, (1, 1), 1, "none", [], "")
+    return rearrange(y, "n c i j -> n i j c").contiguous()
 
 
 def side_by_side(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -78,7 +78,3 @@ def side_by_side(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     row = rearrange(F.pad(x, (0, 0, 0, 1)), "n i j c -> 1 i (n j) c")
     y = convolution(row, weight, bias, padding=(1, 1))
     return rearrange(y, "1 i (n j) c -> n i j c", n=x.shape[0])[:, :, :-1].contiguous()
-
-
-def _constant(weight: Tensor) -> nn.Parameter:
-    return nn.Parameter(weight, requires_grad=False)

@@ -3,49 +3,77 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-PART_BYTES = {"cpu": 16 << 20, "meta": math.inf}
+PART_BYTES = {"cpu": 16 << 20}
+"""Size of a part by type of device: on the CPU what its caches hold."""
+
 LARGEST_PART_BYTES = 128 << 20
-"""How much of a large input is worked on at a time: on the CPU what its caches hold, elsewhere what keeps a GPU
-busy. It bounds the memory of everything in between. On the meta device nothing is held, unless one asks how much
-would be (:mod:`vcut.analysis.memory`)."""
+"""Size of a part everywhere else: enough to keep a GPU busy. A tensor on the meta device counts as a GPU's."""
 
 
-def in_parts(compute: Callable[..., Tensor], *inputs: Tensor, dim: int = 0, growth: float = 1.0) -> Tensor:
-    """``compute(*inputs)`` for a function that treats every slice along ``dim`` alone, some slices at a time.
+class Parts:
+    """The parts of ``x`` along one axis, as slices, and the result that they make together.
 
-    What ``compute`` holds in between exists for one part only, and the caches hold it. ``growth`` is how many times
-    larger than the first input that gets. While gradients are recorded it would all be kept anyway, and a compiler
-    fuses for itself: then the whole is one part.
+    It serves a computation that treats every slice along ``dim`` alone::
+
+        parts = Parts(x, dim=1)
+        for some in parts:
+            parts.keep(compute(x[:, some]))
+        return parts.result
+
+    What is held in between then exists for one part only. While gradients are recorded all of it would be kept
+    anyway, and a compiler fuses for itself: then the whole is one part.
+
+    Args:
+        x: what is worked on.
+        dim: the axis along which it is divided.
+        growth: how many times larger than ``x`` the largest value in between is.
     """
-    slices = inputs[0].shape[dim]
-    count = slices_at_a_time(inputs[0], dim, growth)
-    if count >= slices:
-        return compute(*inputs)
-    out: Tensor | None = None
-    for start, *parts in zip(
-        range(0, slices, count), *(torch.split(tensor, count, dim) for tensor in inputs), strict=True
-    ):
-        result = compute(*parts)
-        if result.is_meta and out is not None:
-            break  # two parts hold what all hold, one after the other
-        if out is None:
+
+    def __init__(self, x: Tensor, dim: int = 0, growth: float = 1.0) -> None:
+        self._dim = dim
+        self._slices = x.shape[dim]
+        self._at_a_time = slices_at_a_time(x, dim, growth)
+        self._done = 0
+        self._result: Tensor | None = None
+
+    def __len__(self) -> int:
+        return max(1, math.ceil(self._slices / self._at_a_time))
+
+    def __iter__(self) -> Iterator[slice]:
+        if len(self) == 1:
+            return iter((slice(None),))
+        starts = range(0, self._slices, self._at_a_time)
+        return iter([slice(i, min(i + self._at_a_time, self._slices)) for i in starts])
+
+    def keep(self, result: Tensor) -> None:
+        """Put the next part's ``result`` in its place."""
+        if len(self) == 1:
+            self._result = result
+            return
+        if self._result is None:
             shape = list(result.shape)
-            shape[dim] = slices
-            out = result.new_empty(shape)
-        out.narrow(dim, start, result.shape[dim]).copy_(result)
-    assert out is not None
-    return out
+            shape[self._dim] = self._slices
+            self._result = result.new_empty(shape)
+        count = result.shape[self._dim]
+        self._result.narrow(self._dim, self._done, count).copy_(result)
+        self._done += count
+
+    @property
+    def result(self) -> Tensor:
+        """The results of all parts, one behind the other."""
+        assert self._result is not None, "no part was kept"
+        return self._result
 
 
 def slices_at_a_time(x: Tensor, dim: int, growth: float = 1.0) -> int:
-    """How many slices of ``x`` along ``dim`` a part has, for :func:`in_parts`: at least 1, all when not parted.
+    """Number of slices of ``x`` along ``dim`` in one part: at least 1, and all where :class:`Parts` makes one part.
 
-    Parts are as even as can be: their memory is then of one size, which the allocator gives again and again.
+    The parts are of even size: the allocator then hands the same block to each of them.
     """
     slices = max(1, x.shape[dim])
     budget = PART_BYTES.get(x.device.type, LARGEST_PART_BYTES) / growth

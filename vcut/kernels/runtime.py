@@ -1,6 +1,6 @@
-"""Settings of the process that make it faster. Nothing here happens by itself: the command calls it, you may.
+"""Settings of the process that make it faster.
 
-Importing vcut changes no setting.
+Importing vcut changes none of them. The command calls :func:`keep_large_blocks`; a program may do so too.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 import torch
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
-"""Of glibc's malloc.h."""
+"""Options of mallopt, as in glibc's malloc.h."""
 
 
 def keep_large_blocks() -> bool:

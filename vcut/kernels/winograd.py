@@ -36,10 +36,10 @@ BAND_BYTES = 16 << 20
 """How much of the transformed input is held at a time."""
 
 Rows = tuple[tuple[float, ...], ...]
-"""Of a matrix."""
+"""Rows of a matrix."""
 
 Linear = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""As ``F.linear``: values ``[n, c]``, a matrix ``[o, c]`` and perhaps a bias ``[o]`` to ``[n, o]``."""
+"""A function like ``F.linear``: values ``[n, c]``, a matrix ``[o, c]`` and perhaps a bias ``[o]`` to ``[n, o]``."""
 
 
 def matrices(tile: int) -> tuple[Tensor, Tensor, Tensor]:

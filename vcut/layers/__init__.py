@@ -7,17 +7,16 @@ of the same memory.
 
 from vcut.layers.assembly import assembled, device_named, for_inference
 from vcut.layers.conv import Conv, TemporalConv, UpsamplingConv
-from vcut.layers.linear import GEGLU, Linear
+from vcut.layers.linear import GEGLU
 from vcut.layers.modules import Modules
 from vcut.layers.norm import FrameNorm, GroupNorm
-from vcut.layers.packing import is_packed, pack
+from vcut.layers.packing import is_packed, pack, packed
 
 __all__ = [
     "GEGLU",
     "Conv",
     "FrameNorm",
     "GroupNorm",
-    "Linear",
     "Modules",
     "TemporalConv",
     "UpsamplingConv",
@@ -26,4 +25,5 @@ __all__ = [
     "for_inference",
     "is_packed",
     "pack",
+    "packed",
 ]

@@ -1,22 +1,38 @@
-"""Packing: weights rearranged once for this CPU."""
+"""Packing: layers replaced by others that compute the same from weights rearranged for this CPU.
+
+A packed layer holds its weights in the blocks of oneDNN (:mod:`vcut.kernels.onednn`), or, where that takes fewer
+products, in those of :mod:`vcut.kernels.upsampling` and :mod:`vcut.kernels.winograd`. It computes without gradients
+and refuses whatever else one does with a module.
+
+Shapes: b clips, f frames, h w grid, c channels.
+"""
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
 
 from vcut.errors import ConfigError
-from vcut.kernels.onednn import can_pack
-from vcut.layers.conv import Conv2d
-from vcut.layers.linear import Linear
+from vcut.kernels import onednn, upsampling, winograd
+from vcut.kernels.parts import Parts
+from vcut.layers.conv import Conv, TemporalConv, UpsamplingConv
+from vcut.layers.linear import GEGLU
+
+NARROW, WIDE = 6, 1024
+"""Maps of fewer columns and at least so many channels are convolved side by side: oneDNN works on a row at a time."""
 
 
 def pack(*networks: nn.Module) -> bool:
-    """Pack the weights of ``networks``, in place and for good: they then compute on this CPU, and nothing else.
+    """Replace the layers of ``networks`` by packed ones, in place and for good.
 
-    A packed network cannot be moved, cast, trained, compiled, folded or saved. Packed weights are memory of their
-    own, where those of a loaded file may be the file's pages, and convolutions of fewer products have more of them.
-    What several networks share they share still, if packed in one call. Weights for which :func:`can_pack` says no
-    stay as they are.
+    They then compute on this CPU, and nothing else: a packed network cannot be moved, cast, trained, compiled,
+    folded, copied or saved. Packed weights are memory of their own, where those of a loaded file may be the file's
+    pages, and convolutions of fewer products have more of them. Networks that share weights share them still, if they
+    are packed in one call. Weights for which :func:`vcut.kernels.onednn.can_pack` says no stay as they are.
 
     Returns:
         Whether any was packed.
@@ -24,25 +40,251 @@ def pack(*networks: nn.Module) -> bool:
     Raises:
         ConfigError: a weight still wants a gradient, which it could not have. Nothing was packed then.
     """
-    modules = [
-        module
-        for network in networks
-        for module in network.modules()
-        if isinstance(module, Linear | Conv2d) and not is_packed(module) and can_pack(module.weight)
-    ]
-    if any(module.weight.requires_grad for module in modules):
-        raise ConfigError("packed weights have no gradients: call requires_grad_(False) first")
-    same: dict[int, list[Linear | Conv2d]] = {}
-    for module in modules:
-        same.setdefault(module.weight.data_ptr(), []).append(module)
-    for first, *others in same.values():
-        first.pack()
-        for other in others:
-            other._parameters.update(first._parameters)
-            other._modules.update(first._modules)
-    return bool(modules)
+    sharing: dict[tuple[object, ...], list[tuple[nn.Module, str]]] = {}
+    for network in networks:
+        if _kind(network) is not None:
+            raise ConfigError("pack replaces the layers of a network; packed(layer) makes one packed layer")
+        for parent, name, layer in _layers(network):
+            _refuse_gradients(layer)
+            memory = [parameter.data_ptr() for parameter in layer.parameters()]
+            sharing.setdefault((type(layer), *memory), []).append((parent, name))
+    for places in sharing.values():
+        weights: list[nn.Parameter] | None = None
+        for parent, name in places:  # the plain weights are freed here, group by group
+            replacement = packed(getattr(parent, name), weights)
+            weights = list(replacement.weights)
+            setattr(parent, name, replacement)
+    return bool(sharing)
 
 
 def is_packed(network: nn.Module) -> bool:
-    """Whether :func:`pack` has been here."""
-    return any(parameter.is_mkldnn for parameter in network.parameters())
+    """Whether any of the network's layers is packed."""
+    return any(isinstance(module, Packed) for module in network.modules())
+
+
+def packed(layer: nn.Module, weights: Sequence[nn.Parameter] | None = None) -> Packed:
+    """The packed form of one layer.
+
+    Args:
+        layer: a linear layer, a GEGLU or a convolution of :mod:`vcut.layers`.
+        weights: the packed weights, where another layer with the same weights has made them.
+
+    Raises:
+        ConfigError: its weight wants a gradient, this CPU does not compute in its dtype, or it is another layer.
+    """
+    kind = _kind(layer)
+    if kind is None:
+        raise ConfigError(f"a {type(layer).__name__} cannot be packed here")
+    _refuse_gradients(layer)
+    return kind(layer, weights)
+
+
+def _layers(network: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
+    """The layers that can be packed, each with its parent and its name there."""
+    for parent in network.modules():
+        for name, layer in parent.named_children():
+            if _kind(layer) is not None:
+                yield parent, name, layer
+
+
+def _refuse_gradients(layer: nn.Module) -> None:
+    if any(parameter.requires_grad for parameter in layer.parameters()):
+        raise ConfigError("packed weights have no gradients: call requires_grad_(False) first")
+
+
+def _kind(layer: nn.Module) -> type[Packed] | None:
+    """The packed form for ``layer``; None where there is none, or not on this CPU."""
+    forms: dict[type[nn.Module], Callable[[Any], type[Packed]]] = {
+        nn.Linear: lambda _: PackedLinear,
+        GEGLU: lambda _: PackedGEGLU,
+        Conv: _kind_of_convolution,
+        UpsamplingConv: lambda _: FourConvolutions,
+        TemporalConv: lambda _: PackedTemporalConv,
+    }
+    form = forms.get(type(layer))
+    if form is None or not isinstance(layer.weight, Tensor) or not onednn.can_pack(layer.weight):
+        return None
+    return form(layer)
+
+
+def _kind_of_convolution(conv: Conv) -> type[Packed]:
+    form = conv.kernel_size, conv.padding, conv.stride
+    if form == ((1, 1), (0, 0), (1, 1)):
+        return PointwiseConv
+    if form == ((3, 3), (1, 1), (1, 1)):
+        narrowest = min(conv.in_channels, conv.out_channels)
+        # Below some hundred channels the transforms cost what the products save.
+        if conv.weight.dtype == torch.float32 and narrowest >= 128:
+            return WinogradConv
+        if narrowest >= WIDE:
+            return SideBySideConv
+    return PackedConv
+
+
+class Packed(nn.Module):
+    """A layer that computes from packed weights, and refuses what it cannot do.
+
+    ``weights`` are constants of this CPU; the bias is that of the layer that it replaces.
+    """
+
+    bias: Tensor | None
+
+    def __init__(self, layer: Any, weights: Sequence[nn.Parameter] | None = None) -> None:
+        super().__init__()
+        if weights is None:
+            weights = [nn.Parameter(weight, requires_grad=False) for weight in self.arranged(layer)]
+        self.weights = nn.ParameterList(weights)
+        self.register_parameter("bias", layer.bias)
+        self.replaces = str(layer)
+
+    @property
+    def weight(self) -> Tensor:
+        """The only packed weight, or the first of them; all have the dtype of the layer."""
+        return self.weights[0]
+
+    def arranged(self, layer: Any) -> list[Tensor]:
+        """The weights of ``layer`` as this form wants them."""
+        raise NotImplementedError
+
+    def compute(self, x: Tensor) -> Tensor:
+        """What ``forward`` gives, once it is clear that it can."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_autocast_enabled("cpu"):
+            self._refuse(
+                "computed under torch.autocast", "leave autocast, or load the model in the wanted dtype"
+            )
+        if torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad):
+            self._refuse("trained or differentiated", "use torch.no_grad(), or an unpacked network")
+        return self.compute(x)
+
+    def extra_repr(self) -> str:
+        return f"for {self.replaces}"
+
+    def _refuse(self, what: str, instead: str = "load the network again without packing it") -> NoReturn:
+        dtype = str(self.weight.dtype).removeprefix("torch.")
+        raise ConfigError(f"weights packed for this CPU in {dtype} cannot be {what}: {instead}")
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Packed:
+        """Refuse to go to another device or dtype; where that changes nothing, nothing is done."""
+        before = torch.empty(0, dtype=self.weight.dtype)
+        after = fn(before)
+        if (after.device, after.dtype) != (before.device, before.dtype):
+            self._refuse(f"moved or cast to {after.device}, {str(after.dtype).removeprefix('torch.')}")
+        return self
+
+    def _save_to_state_dict(self, *_: Any) -> None:
+        self._refuse("saved (state_dict)", "save the network before packing it")
+
+    def _load_from_state_dict(self, *_: Any) -> None:
+        self._refuse("loaded into (load_state_dict)", "load first, then pack")
+
+    def __reduce_ex__(self, _: Any) -> NoReturn:
+        self._refuse("copied or pickled", "copy or save the network before packing it")
+
+
+class PackedLinear(Packed):
+    """``x W^T + b`` over the last axis of ``x``."""
+
+    def arranged(self, layer: nn.Linear) -> list[Tensor]:
+        return [onednn.packed_matrix(layer.weight)]
+
+    def compute(self, x: Tensor) -> Tensor:
+        return onednn.linear(x, self.weight, self.bias)
+
+
+class PackedGEGLU(Packed):
+    """Value and gate as two matrices, their product taken while the results are in registers."""
+
+    def arranged(self, layer: GEGLU) -> list[Tensor]:
+        return [onednn.packed_matrix(half) for half in layer.weight.chunk(2)]
+
+    def compute(self, x: Tensor) -> Tensor:
+        assert self.bias is not None
+        return onednn.geglu(x, self.weights[0], self.weights[1], self.bias)
+
+
+class PointwiseConv(Packed):
+    """A 1x1 convolution as what it is, a linear layer: up to ten times faster."""
+
+    def arranged(self, layer: Conv) -> list[Tensor]:
+        return [onednn.packed_matrix(layer.weight.flatten(1))]
+
+    def compute(self, x: Tensor) -> Tensor:
+        return onednn.linear(x, self.weight, self.bias)
+
+
+class PackedConv(Packed):
+    """A convolution of ``[b, f, h, w, c]``, frame by frame."""
+
+    def __init__(self, layer: Conv, weights: Sequence[nn.Parameter] | None = None) -> None:
+        super().__init__(layer, weights)
+        self.stride, self.padding = layer.stride, _numbers(layer.padding)
+
+    def arranged(self, layer: Conv) -> list[Tensor]:
+        return [onednn.packed_filters(layer.weight, layer.stride, _numbers(layer.padding))]
+
+    def compute(self, x: Tensor) -> Tensor:
+        y = onednn.convolution(x.flatten(0, 1), self.weight, self.bias, self.stride, self.padding)
+        return rearrange(y, "(b f) h w c -> b f h w c", b=len(x))
+
+
+class SideBySideConv(PackedConv):
+    """A 3x3 convolution of many channels, which takes narrow maps side by side."""
+
+    def compute(self, x: Tensor) -> Tensor:
+        if x.shape[3] >= NARROW:
+            return super().compute(x)
+        y = onednn.side_by_side(x.flatten(0, 1), self.weight, self.bias)
+        return rearrange(y, "(b f) h w c -> b f h w c", b=len(x))
+
+
+class WinogradConv(Packed):
+    """A 3x3 convolution over many channels in float32, with the fewer products of :mod:`vcut.kernels.winograd`."""
+
+    def arranged(self, layer: Conv) -> list[Tensor]:
+        # The widest layers see the smallest maps and have most of the weights: theirs grow least with a tile of 2.
+        tile = 4 if layer.out_channels <= 640 else 2
+        return [onednn.packed_matrix(point) for point in winograd.transform(layer.weight, tile)]
+
+    def compute(self, x: Tensor) -> Tensor:
+        y = winograd.convolve(x.flatten(0, 1), tuple(self.weights), self.bias, onednn.linear)
+        return rearrange(y, "(b f) h w c -> b f h w c", b=len(x))
+
+
+class FourConvolutions(Packed):
+    """Upsampling and convolution of :mod:`vcut.kernels.upsampling`, in which nothing is repeated.
+
+    In float32 it is about as fast as :mod:`vcut.kernels.winograd`, up to a fifth slower at 640 channels, with less
+    than half the weights, no upsampled map and a quarter of the rounding.
+    """
+
+    def arranged(self, layer: UpsamplingConv) -> list[Tensor]:
+        return [onednn.packed_filters(quarter) for quarter in upsampling.transform(layer.weight)]
+
+    def compute(self, x: Tensor) -> Tensor:
+        parts = Parts(x, dim=1, growth=4)
+        for some in parts:
+            y = upsampling.convolve(
+                x[:, some].flatten(0, 1), tuple(self.weights), self.bias, onednn.convolution
+            )
+            parts.keep(rearrange(y, "(b f) h w c -> b f h w c", b=len(x)))
+            del y
+        return parts.result
+
+
+class PackedTemporalConv(Packed):
+    """The 3x1x1 convolution of ``[b, f, h, w, c]`` over frames, as a (3, 1) convolution of ``[f, h*w]``."""
+
+    def arranged(self, layer: TemporalConv) -> list[Tensor]:
+        return [onednn.packed_filters(layer.weight, padding=(1, 0))]
+
+    def compute(self, x: Tensor) -> Tensor:
+        y = onednn.convolution(x.flatten(2, 3), self.weight, self.bias, padding=(1, 0))
+        return rearrange(y, "b f (h w) c -> b f h w c", h=x.shape[2])
+
+
+def _numbers(padding: str | tuple[int, ...]) -> tuple[int, ...]:
+    assert not isinstance(padding, str), "padding is given in numbers"
+    return padding

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from vcut.kernels.parts import in_parts
-from vcut.layers import Conv, FrameNorm, GroupNorm, Linear, TemporalConv
+from vcut.kernels.parts import Parts
+from vcut.layers import Conv, FrameNorm, GroupNorm, TemporalConv
 
 
 class SpatialResnet(nn.Module):
@@ -26,25 +26,26 @@ class SpatialResnet(nn.Module):
         super().__init__()
         self.norm_1 = FrameNorm(groups, in_channels, eps)
         self.conv_1 = Conv(in_channels, out_channels, 3, padding=1)
-        self.emb = Linear(emb_dim, out_channels) if emb_dim else None
+        self.emb = nn.Linear(emb_dim, out_channels) if emb_dim else None
         self.norm_2 = FrameNorm(groups, out_channels, eps)
         self.conv_2 = Conv(out_channels, out_channels, 3, padding=1)
         self.skip = Conv(in_channels, out_channels, 1) if in_channels != out_channels else None
 
     def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
-        b, f = x.shape[:2]
-        inputs = [rearrange(x, "b f h w c -> 1 (b f) h w c")]
+        frames, shift = rearrange(x, "b f h w c -> 1 (b f) h w c"), None
         if self.emb is not None:
             assert emb is not None, "this block was built with an embedding"
-            inputs.append(repeat(self.emb(F.silu(emb)), "b c -> 1 (b f) 1 1 c", f=f))
-        return rearrange(in_parts(self._frames, *inputs, dim=1), "1 (b f) h w c -> b f h w c", b=b)
-
-    def _frames(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
-        h = self.conv_1(F.silu(self.norm_1(x), inplace=True))
-        if emb is not None:
-            h = h + emb
-        h = self.conv_2(F.silu(self.norm_2(h), inplace=True))
-        return (x if self.skip is None else self.skip(x)) + h
+            shift = repeat(self.emb(F.silu(emb)), "b c -> 1 (b f) 1 1 c", f=x.shape[1])
+        parts = Parts(frames, dim=1)
+        for some in parts:
+            h = self.conv_1(F.silu(self.norm_1(frames[:, some]), inplace=True))
+            if shift is not None:
+                h = h + shift[:, some]
+            h = self.conv_2(F.silu(self.norm_2(h), inplace=True))
+            h = (frames[:, some] if self.skip is None else self.skip(frames[:, some])) + h
+            parts.keep(h)
+            del h  # it would live on while the next part is computed
+        return rearrange(parts.result, "1 (b f) h w c -> b f h w c", b=x.shape[0])
 
 
 class TemporalResnet(nn.Module):
@@ -57,7 +58,7 @@ class TemporalResnet(nn.Module):
         super().__init__()
         self.norm_1 = GroupNorm(groups, channels, eps)
         self.conv_1 = TemporalConv(channels, channels)
-        self.emb = Linear(emb_dim, channels) if emb_dim else None
+        self.emb = nn.Linear(emb_dim, channels) if emb_dim else None
         self.norm_2 = GroupNorm(groups, channels, eps)
         self.conv_2 = TemporalConv(channels, channels)
 
@@ -66,7 +67,6 @@ class TemporalResnet(nn.Module):
         if self.emb is not None:
             assert emb is not None, "this block was built with an embedding"
             h = h + rearrange(self.emb(F.silu(emb)), "b c -> b 1 1 1 c")
-        h = F.silu(
-            self.norm_2(h), inplace=True
-        )  # rebound, so that the convolution's input is all that is alive
+        # Rebinding h frees the first convolution's output before the second one runs.
+        h = F.silu(self.norm_2(h), inplace=True)
         return self.conv_2(h)

@@ -1,7 +1,6 @@
 """The spatio-temporal UNet of Stable Video Diffusion, and its cut forms."""
 
 from vcut.config import Level, UNetConfig
-from vcut.unet.attention import Context
-from vcut.unet.model import UNet, fold
+from vcut.unet.model import Context, UNet, fold
 
 __all__ = ["Context", "Level", "UNet", "UNetConfig", "fold"]

@@ -13,6 +13,7 @@ than one token breaks the identity, and the linear form refuses it.
 
 Both split their work in two: ``cache(embedding)`` does what depends on the context alone, and
 ``forward(x, cached)`` the rest. The cached part is a value that the caller holds, never module state.
+:meth:`CrossAttention.fold` leads from the first form to the second; there is no way back.
 
 Shapes: b clips, f frames, n = h*w pixels, c channels, m context tokens, d context width; g is 1 when a clip's
 frames share one context and f when every frame has its own.
@@ -30,7 +31,6 @@ from torch import Tensor, nn
 from vcut.config import Mode
 from vcut.errors import ConfigError
 from vcut.kernels.attention import attention
-from vcut.layers import Linear
 
 Axis = Literal["space", "time"]
 
@@ -46,77 +46,31 @@ Cached = KeyValue | Tensor | None
 """What one cross-attention keeps of a context: keys and values, one vector ``[b, g, 1, c]``, or nothing."""
 
 
-class BlockContext(NamedTuple):
-    """The cached context of one spatial and one temporal cross-attention."""
-
-    spatial: Cached
-    temporal: Cached
-
-
-class TransformerContext(NamedTuple):
-    """What one transformer is given besides the stream: its blocks' contexts, and its frames' positions."""
-
-    blocks: tuple[BlockContext, ...]
-    positions: Tensor  # [f, 1, c]
-
-
-class Context(NamedTuple):
-    """What one UNet computes once per clip: its cross-attentions' contexts and, if asked, its frames' positions.
-
-    ``blocks`` holds one :class:`BlockContext` per transformer block in order of execution (16 in SVD);
-    ``batch`` is the number of clips and ``frames`` is g: 1, or the number of frames with a context each. ``tca``
-    and ``sca`` are the forms it was made for. ``positions`` holds one ``[f, 1, c]`` per transformer, or is None:
-    then every call embeds them anew.
-    """
-
-    blocks: tuple[BlockContext, ...]
-    batch: int
-    frames: int
-    tca: Mode
-    sca: Mode
-    positions: tuple[Tensor, ...] | None = None
-
-
-MOST_HEADS = 65_535
-"""How many heads, over all batch entries, CUDA's attention kernels take in one call: the limit of a grid."""
-
-
 class SelfAttention(nn.Module):
     """Multi-head attention of ``x [b, f, n, c]`` among the pixels of a frame or the frames of a pixel.
 
-    The heads of all pixels (space: of one frame, time: of one clip) reach :func:`attention` as views of ``x``'s own
-    layout. Over time the pixels join the head axis, ``[b, n*heads, f, c/heads]``.
+    The heads reach the kernel as views of ``x``'s own layout. Over time the pixels join the head axis,
+    ``[b, n*heads, f, c/heads]``.
     """
 
     def __init__(self, channels: int, heads: int, axis: Axis) -> None:
         super().__init__()
         self.heads = heads
         self.axis = axis
-        self.to_q = Linear(channels, channels, bias=False)
-        self.to_k = Linear(channels, channels, bias=False)
-        self.to_v = Linear(channels, channels, bias=False)
-        self.to_out = Linear(channels, channels)
+        self.to_q = nn.Linear(channels, channels, bias=False)
+        self.to_k = nn.Linear(channels, channels, bias=False)
+        self.to_v = nn.Linear(channels, channels, bias=False)
+        self.to_out = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        pixels = MOST_HEADS // self.heads
-        if self.axis == "time" and x.shape[2] > pixels:  # larger maps than the published sizes have
-            return torch.cat([self._attend(part) for part in torch.split(x, pixels, dim=2)], dim=2)
-        return self._attend(x)
-
-    def _attend(self, x: Tensor) -> Tensor:
-        b, _, n, _ = x.shape
+        q, k, v = self.to_q(x), self.to_k(x), self.to_v(x)
         if self.axis == "space":
-            split = "b f n (k e) -> (b f) k n e"
-            merge = "(b f) k n e -> b f n (k e)"
+            q, k, v = (rearrange(t, "b f n (k e) -> (b f) k n e", k=self.heads) for t in (q, k, v))
+            out = rearrange(attention(q, k, v), "(b f) k n e -> b f n (k e)", b=x.shape[0])
         else:
-            split = "b f n (k e) -> b (n k) f e"
-            merge = "b (n k) f e -> b f n (k e)"
-        q, k, v = (
-            rearrange(project(x), split, k=self.heads) for project in (self.to_q, self.to_k, self.to_v)
-        )
-        out = attention(q, k, v)
-        sizes = {"b": b} if self.axis == "space" else {"n": n}
-        return self.to_out(rearrange(out, merge, **sizes))
+            q, k, v = (rearrange(t, "b f n (k e) -> b (n k) f e", k=self.heads) for t in (q, k, v))
+            out = rearrange(attention(q, k, v), "b (n k) f e -> b f n (k e)", n=x.shape[2])
+        return self.to_out(out)
 
 
 class CrossAttention(nn.Module):
@@ -130,10 +84,10 @@ class CrossAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.norm = nn.LayerNorm(channels, eps=1e-5)
-        self.to_q = Linear(channels, channels, bias=False)
-        self.to_k = Linear(context_dim, channels, bias=False)
-        self.to_v = Linear(context_dim, channels, bias=False)
-        self.to_out = Linear(channels, channels)
+        self.to_q = nn.Linear(channels, channels, bias=False)
+        self.to_k = nn.Linear(context_dim, channels, bias=False)
+        self.to_v = nn.Linear(context_dim, channels, bias=False)
+        self.to_out = nn.Linear(channels, channels)
 
     def cache(self, embedding: Tensor) -> KeyValue:
         """Keys and values ``[b, g, m, c]`` of ``embedding [b, g, m, d]``."""
@@ -143,14 +97,27 @@ class CrossAttention(nn.Module):
         """What is added to ``x [b, f, n, c]``, of the same shape."""
         b, f, _, _ = x.shape
         g = cached.key.shape[1]
-        if g not in (1, f):
-            raise ConfigError(
-                f"a context for {g} frames meets {f} frames: give one per clip or one per frame"
-            )
         q = rearrange(self.to_q(self.norm(x)), "b (g r) n (k e) -> (b g) k (r n) e", g=g, k=self.heads)
         k, v = (rearrange(t, "b g m (k e) -> (b g) k m e", k=self.heads) for t in cached)
         out = F.scaled_dot_product_attention(q, k, v)
         return self.to_out(rearrange(out, "(b g) k (r n) e -> b (g r) n (k e)", b=b, r=f // g))
+
+    def fold(self) -> LinearCrossAttention:
+        """The linear form, equal for every context of one token: ``W = W_o W_v``, and the same ``b_o``.
+
+        The product is taken in float64 and rounded once. It is frozen if both its matrices are.
+        """
+        w_o, w_v = self.to_out.weight, self.to_v.weight
+        exact = (
+            torch.device("cpu") if w_o.device.type == "mps" else w_o.device
+        )  # Apple's GPUs have no float64
+        product = w_o.detach().to(exact, torch.float64) @ w_v.detach().to(exact, torch.float64)
+        with torch.device("meta"):
+            folded = LinearCrossAttention(*w_v.shape)
+        trained = w_o.requires_grad or w_v.requires_grad
+        folded.linear.weight = nn.Parameter(product.to(w_o.device, w_o.dtype), requires_grad=trained)
+        folded.linear.bias = self.to_out.bias
+        return folded.train(self.training)
 
 
 class LinearCrossAttention(nn.Module):
@@ -158,7 +125,7 @@ class LinearCrossAttention(nn.Module):
 
     def __init__(self, channels: int, context_dim: int) -> None:
         super().__init__()
-        self.linear = Linear(context_dim, channels)
+        self.linear = nn.Linear(context_dim, channels)
 
     def cache(self, embedding: Tensor) -> Tensor:
         """The vector ``[b, g, 1, c]`` of ``embedding [b, g, 1, d]``."""

@@ -8,8 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vcut.layers import Linear
-
 
 def sinusoid(values: Tensor, dim: int) -> Tensor:
     """Embed ``values [...]`` as ``[..., dim]``: cosines first, then sines, in float32.
@@ -31,8 +29,8 @@ class EmbeddingMLP(nn.Module):
 
     def __init__(self, in_dim: int, hidden_dim: int, out_dim: int) -> None:
         super().__init__()
-        self.linear_1 = Linear(in_dim, hidden_dim)
-        self.linear_2 = Linear(hidden_dim, out_dim)
+        self.linear_1 = nn.Linear(in_dim, hidden_dim)
+        self.linear_2 = nn.Linear(hidden_dim, out_dim)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear_2(F.silu(self.linear_1(x.to(self.linear_1.weight.dtype))))

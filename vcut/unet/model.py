@@ -1,28 +1,67 @@
-"""The UNet: levels of resnets and transformers going down, a middle, and levels going up with skips."""
+"""The UNet: levels of resnets and transformers going down, a middle, and levels going up with skips.
+
+Shapes: b clips, f frames, h w grid, c channels, e width of the step's embedding, m context tokens, d context width.
+"""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Iterator
-from itertools import islice
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-import weights_tools.fold
 from vcut.config import Level, Mode, UNetConfig
 from vcut.errors import ConfigError
 from vcut.layers import Conv, FrameNorm, Modules, UpsamplingConv, is_packed
-from vcut.unet.attention import Context, TransformerContext
+from vcut.unet.attention import CrossAttention
 from vcut.unet.embedding import EmbeddingMLP, sinusoid
 from vcut.unet.resnet import SpatioTemporalResnet
-from vcut.unet.transformer import Transformer
+from vcut.unet.transformer import Block, BlockContext, Transformer, TransformerContext
+
+LevelContext = tuple[TransformerContext | None, ...]
+"""What one level keeps of a context: one item per layer, None where the layer has no transformer."""
+
+
+class Context(NamedTuple):
+    """What one UNet computes once per clip, nested as the UNet is: a plain value, valid for its present weights.
+
+    It holds what the cross-attentions compute from the embedding, and the embedded positions of the frames.
+    ``batch`` is the number of clips and ``frames`` that of their frames; ``tca`` and ``sca`` are the forms that it
+    was made for.
+    """
+
+    down: tuple[LevelContext, ...]
+    mid: TransformerContext
+    up: tuple[LevelContext, ...]
+    batch: int
+    frames: int
+    tca: Mode
+    sca: Mode
+
+    @property
+    def transformers(self) -> tuple[TransformerContext, ...]:
+        """The transformers' contexts in order of execution (16 in SVD)."""
+        down, up = (
+            [each for level in half for each in level if each is not None] for half in (self.down, self.up)
+        )
+        return (*down, self.mid, *up)
+
+    @property
+    def blocks(self) -> tuple[BlockContext, ...]:
+        """The blocks' contexts in order of execution."""
+        return tuple(block for transformer in self.transformers for block in transformer.blocks)
 
 
 class Layer(nn.Module):
-    """A resnet, and a transformer behind it where the level has attention."""
+    """A resnet and the transformer behind it, if there is one. Its level runs both.
+
+    A ``forward`` here would keep the resnet's input while the transformer runs: 30 % more memory at the peak.
+    """
 
     def __init__(
         self, config: UNetConfig, in_channels: int, level: Level, *, emb_dim: int, eps: float
@@ -33,6 +72,10 @@ class Layer(nn.Module):
         )
         self.transformer = _transformer(config, level) if level.attention else None
 
+    def cache_context(self, embedding: Tensor, frames: int) -> TransformerContext | None:
+        """See :meth:`UNet.cache_context`."""
+        return None if self.transformer is None else self.transformer.cache_context(embedding, frames)
+
 
 class DownLevel(nn.Module):
     """Layers of one resolution, then a stride-2 convolution on all levels but the last."""
@@ -42,32 +85,66 @@ class DownLevel(nn.Module):
         self.layers = Modules[Layer](layers)
         self.downsample = downsample
 
+    def cache_context(self, embedding: Tensor, frames: int) -> LevelContext:
+        """See :meth:`UNet.cache_context`."""
+        return tuple(layer.cache_context(embedding, frames) for layer in self.layers)
+
+    def forward(self, x: Tensor, emb: Tensor, context: LevelContext, skips: list[Tensor]) -> Tensor:
+        """Transform ``x [b, f, h, w, c]`` with ``emb [b, e]``; every result on the way is added to ``skips``."""
+        for layer, cached in zip(self.layers, context, strict=True):
+            x = layer.resnet(x, emb)
+            if layer.transformer is not None:
+                x = layer.transformer(x, cached)
+            skips.append(x)
+        if self.downsample is not None:
+            x = self.downsample(x)
+            skips.append(x)
+        return x
+
 
 class Middle(nn.Module):
-    """resnet, transformer, resnet at the lowest resolution."""
+    """A resnet, a transformer and a resnet at the lowest resolution."""
 
     def __init__(self, config: UNetConfig, *, emb_dim: int) -> None:
         super().__init__()
         level = config.levels[-1]
-        channels = level.channels
-
-        def resnet() -> SpatioTemporalResnet:
-            return SpatioTemporalResnet(
-                channels, channels, emb_dim=emb_dim, eps=1e-5, groups=config.norm_groups
-            )
-
-        self.resnet_1 = resnet()
+        channels, groups = level.channels, config.norm_groups
+        self.resnet_1 = SpatioTemporalResnet(channels, channels, emb_dim=emb_dim, eps=1e-5, groups=groups)
         self.transformer = _transformer(config, level)
-        self.resnet_2 = resnet()
+        self.resnet_2 = SpatioTemporalResnet(channels, channels, emb_dim=emb_dim, eps=1e-5, groups=groups)
+
+    def forward(self, x: Tensor, emb: Tensor, context: TransformerContext) -> Tensor:
+        """Transform ``x [b, f, h, w, c]`` with ``emb [b, e]``."""
+        x = self.resnet_1(x, emb)
+        x = self.transformer(x, context)
+        return self.resnet_2(x, emb)
 
 
 class UpLevel(nn.Module):
-    """Layers of one resolution, each fed a skip, then upsampling with a convolution on all but the last."""
+    """Upsampling with a convolution on all levels but the first, then layers of one resolution, each fed a skip."""
 
     def __init__(self, layers: list[Layer], upsample: UpsamplingConv | None) -> None:
         super().__init__()
-        self.layers = Modules[Layer](layers)
         self.upsample = upsample
+        self.layers = Modules[Layer](layers)
+
+    def cache_context(self, embedding: Tensor, frames: int) -> LevelContext:
+        """See :meth:`UNet.cache_context`."""
+        return tuple(layer.cache_context(embedding, frames) for layer in self.layers)
+
+    def forward(self, x: Tensor, emb: Tensor, context: LevelContext, skips: list[Tensor]) -> Tensor:
+        """Transform ``x [b, f, h, w, c]`` with ``emb [b, e]``; every layer takes the last of ``skips``.
+
+        Upsampling comes first, since the caller keeps ``x`` until this returns: here the small map, a quarter.
+        """
+        if self.upsample is not None:
+            x = self.upsample(x)
+        for layer, cached in zip(self.layers, context, strict=True):
+            x = torch.cat([x, skips.pop()], dim=-1)
+            x = layer.resnet(x, emb)
+            if layer.transformer is not None:
+                x = layer.transformer(x, cached)
+        return x
 
 
 class UNet(nn.Module):
@@ -109,11 +186,11 @@ class UNet(nn.Module):
         self.up = Modules[UpLevel]()
         eps = 1e-6 if config.diffusers_norm_eps else 1e-5
         for i, level in enumerate(reversed(config.levels)):
+            upsample = UpsamplingConv(channels, channels) if i else None
             layers = []
             for _ in range(config.layers + 1):
                 layers.append(Layer(config, channels + skips.pop(), level, emb_dim=emb_dim, eps=eps))
                 channels = level.channels
-            upsample = UpsamplingConv(channels, channels) if i < last else None
             self.up.append(UpLevel(layers, upsample))
 
         self.norm_out = FrameNorm(config.norm_groups, channels, eps=1e-5)
@@ -132,46 +209,53 @@ class UNet(nn.Module):
         for up in self.up:
             yield from (layer.transformer for layer in up.layers if layer.transformer is not None)
 
-    def cache_context(self, embedding: Tensor, frames: int | None = None) -> Context:
-        """Do once, for a whole clip, what the cross-attentions compute from the context alone.
+    def cache_context(self, embedding: Tensor, frames: int) -> Context:
+        """Do once, for a whole clip, what depends on the context and on the number of frames alone.
 
-        ``embedding`` is ``[b, m, d]`` (m = 1 token in SVD; more need tca and sca to be softmax or absent), or
-        ``[b, f, m, d]`` with one context per frame: spatial cross-attention then uses each frame's, temporal
-        the first frame's. With ``frames``, their number, their positions are embedded once too. The result is a
-        plain value: differentiable, valid for this UNet's present weights.
+        The result is a plain value: differentiable, valid for this UNet's present weights.
+
+        Args:
+            embedding: ``[b, m, d]`` (m = 1 token in SVD; more need tca and sca to be softmax or absent), or
+                ``[b, f, m, d]`` with one context per frame: spatial cross-attention then uses each frame's, temporal
+                the first frame's.
+            frames: f, the number of frames of every clip.
+
+        Raises:
+            ConfigError: the embedding has another shape, or its number of tokens or frames does not fit.
         """
         d = self.config.context_dim
         if embedding.ndim not in (3, 4) or embedding.shape[-1] != d:
             raise ConfigError(
                 f"a context is [b, tokens, {d}] or [b, frames, tokens, {d}], got {list(embedding.shape)}"
             )
+        if embedding.ndim == 4 and embedding.shape[1] != frames:
+            raise ConfigError(
+                f"the context has one embedding for each of {embedding.shape[1]} frames, "
+                f"the clips have {frames}: give as many, or one per clip as [b, tokens, {d}]"
+            )
         embedding = embedding.to(self.dtype)
         if embedding.ndim == 3:
             embedding = rearrange(embedding, "b m d -> b 1 m d")
-        blocks = tuple(block for t in self.transformers() for block in t.cache_context(embedding))
-        b, g = embedding.shape[:2]
-        positions = None if frames is None else self._positions(frames)
-        return Context(blocks, b, g, self.config.tca, self.config.sca, positions)
-
-    def _positions(self, frames: int) -> tuple[Tensor, ...]:
-        return tuple(transformer.positions(frames) for transformer in self.transformers())
+        return Context(
+            down=tuple(level.cache_context(embedding, frames) for level in self.down),
+            mid=self.mid.transformer.cache_context(embedding, frames),
+            up=tuple(level.cache_context(embedding, frames) for level in self.up),
+            batch=embedding.shape[0],
+            frames=frames,
+            tca=self.config.tca,
+            sca=self.config.sca,
+        )
 
     def forward(
-        self,
-        x: Tensor,
-        c_noise: Tensor,
-        context: Tensor | Context,
-        time_ids: Tensor,
-        image_only: Tensor | None = None,
+        self, x: Tensor, c_noise: Tensor | float, context: Tensor | Context, time_ids: Tensor
     ) -> Tensor:
         """One pass of the network.
 
         Args:
             x: ``[b, f, in_channels, h, w]``: c_in times the noisy latents, then the image's latents.
-            c_noise: ``[b]`` or a scalar, ln(sigma) / 4.
+            c_noise: ln(sigma) / 4, one number or ``[b]``.
             context: an embedding as :meth:`cache_context` takes it, or what it returned.
             time_ids: ``[b, 3]``: fps - 1, motion bucket, noise augmentation strength.
-            image_only: ``[b, f]``, true where a frame is a still image without neighbours in time.
 
         Returns:
             ``[b, f, out_channels, h, w]`` in the parameters' dtype.
@@ -179,57 +263,30 @@ class UNet(nn.Module):
         Raises:
             ConfigError: a shape does not fit; the message names the expected and the found.
         """
+        if not isinstance(c_noise, Tensor):
+            c_noise = torch.full((1,), float(c_noise), device=x.device)
         self._check(x, c_noise, time_ids)
         if isinstance(context, Tensor):
-            context = self.cache_context(context)
-        b, f = x.shape[:2]
-        if (context.tca, context.sca) != (self.config.tca, self.config.sca):
-            raise ConfigError(
-                f"the context was cached by a UNet with tca={context.tca!r}, sca={context.sca!r}, "
-                f"this one has tca={self.config.tca!r}, sca={self.config.sca!r}: cache it again"
-            )
-        if context.batch != b or context.frames not in (1, f):
-            raise ConfigError(
-                f"the context is for {context.batch} clips (frames: {context.frames}), "
-                f"the latents are {b} clips of {f} frames"
-            )
-        positions = self._positions(f) if context.positions is None else context.positions
-        if len(positions[0]) != f:
-            raise ConfigError(
-                f"the context has the positions of {len(positions[0])} frames, the latents are {f}"
-            )
-        c = self.config
-        blocks = iter(context.blocks)
-        contexts = (TransformerContext(tuple(islice(blocks, c.depth)), each) for each in positions)
-
-        noise = self.time_embed(sinusoid(c_noise.expand(b), c.levels[0].channels))
-        numbers = rearrange(sinusoid(time_ids, c.time_id_dim), "b k e -> b (k e)")
-        emb = noise + self.vector_embed(numbers)  # [b, e]
+            context = self.cache_context(context, frames=x.shape[1])
+        self._check_context(context, x)
+        emb = self._embed(c_noise.expand(x.shape[0]), time_ids)
 
         x = rearrange(x.to(self.dtype), "b f c h w -> b f h w c").contiguous()
         x = self.conv_in(x)
         skips = [x]
-        for level in self.down:
-            for layer in level.layers:  # not calls of their own, whose frames would keep the input alive
-                x = layer.resnet(x, emb, image_only)
-                if layer.transformer is not None:
-                    x = layer.transformer(x, next(contexts), image_only)
-                skips.append(x)
-            if level.downsample is not None:
-                x = level.downsample(x)
-                skips.append(x)
-        x = self.mid.resnet_1(x, emb, image_only)
-        x = self.mid.transformer(x, next(contexts), image_only)
-        x = self.mid.resnet_2(x, emb, image_only)
-        for up in self.up:
-            for layer in up.layers:
-                x = torch.cat([x, skips.pop()], dim=-1)
-                x = layer.resnet(x, emb, image_only)
-                if layer.transformer is not None:
-                    x = layer.transformer(x, next(contexts), image_only)
-            if up.upsample is not None:
-                x = up.upsample(x)
-        return rearrange(self.conv_out(F.silu(self.norm_out(x), inplace=True)), "b f h w c -> b f c h w")
+        for down, cached in zip(self.down, context.down, strict=True):
+            x = down(x, emb, cached, skips)
+        x = self.mid(x, emb, context.mid)
+        for up, cached in zip(self.up, context.up, strict=True):
+            x = up(x, emb, cached, skips)
+        x = self.conv_out(F.silu(self.norm_out(x), inplace=True))
+        return rearrange(x, "b f h w c -> b f c h w")
+
+    def _embed(self, c_noise: Tensor, time_ids: Tensor) -> Tensor:
+        """The embedding ``[b, e]`` that all resnets receive, of the noise level ``[b]`` and ``time_ids [b, 3]``."""
+        noise = sinusoid(c_noise, self.config.levels[0].channels)
+        numbers = rearrange(sinusoid(time_ids, self.config.time_id_dim), "b k e -> b (k e)")
+        return self.time_embed(noise) + self.vector_embed(numbers)
 
     def _check(self, x: Tensor, c_noise: Tensor, time_ids: Tensor) -> None:
         c = self.config
@@ -241,15 +298,27 @@ class UNet(nn.Module):
         if tuple(time_ids.shape) != (x.shape[0], c.time_ids):
             raise ConfigError(f"time_ids are [{x.shape[0]}, {c.time_ids}], got {list(time_ids.shape)}")
         if c_noise.numel() not in (1, x.shape[0]) or c_noise.ndim > 1:
-            raise ConfigError(f"c_noise is a scalar or [{x.shape[0]}], got {list(c_noise.shape)}")
+            raise ConfigError(f"c_noise is a number or [{x.shape[0]}], got {list(c_noise.shape)}")
+
+    def _check_context(self, context: Context, x: Tensor) -> None:
+        if (context.tca, context.sca) != (self.config.tca, self.config.sca):
+            raise ConfigError(
+                f"the context was cached by a UNet with tca={context.tca!r}, sca={context.sca!r}, "
+                f"this one has tca={self.config.tca!r}, sca={self.config.sca!r}: cache it again"
+            )
+        if (context.batch, context.frames) != tuple(x.shape[:2]):
+            raise ConfigError(
+                f"the context is for {context.batch} clips of {context.frames} frames, "
+                f"the latents are {x.shape[0]} clips of {x.shape[1]} frames"
+            )
 
 
 def fold(unet: UNet, *, tca: Mode, sca: Mode) -> UNet:
     """A UNet whose cross-attentions have the modes ``tca`` and ``sca``, made from a trained one.
 
-    Softmax attention folds into ``'linear_cached'`` (exact for one context token) or is dropped (False: another
-    function, unless what it added was zero). All other tensors are shared with ``unet``: training one trains the
-    other. ``copy.deepcopy`` the result to part them.
+    Softmax attention folds into ``'linear_cached'`` (exact for one context token, :meth:`CrossAttention.fold`) or is
+    dropped (False: another function, unless what it added was zero). All other tensors are shared with ``unet``:
+    training one trains the other. ``copy.deepcopy`` the result to part them.
 
     Raises:
         ConfigError: for a way back, from ``'linear_cached'`` to True or from False to anything: the weights are
@@ -258,15 +327,38 @@ def fold(unet: UNet, *, tca: Mode, sca: Mode) -> UNet:
     if is_packed(unet):
         raise ConfigError("the weights are packed for this CPU: fold first, then pack")
     config = dataclasses.replace(unet.config, tca=tca, sca=sca)
-    state = weights_tools.fold.fold(unet.state_dict(), tca=tca, sca=sca)
-    with torch.device("meta"):
-        folded = UNet(config)
-    folded.load_state_dict(state, strict=True, assign=True)
-    trained = any(parameter.requires_grad for parameter in unet.parameters())
-    wanted = {name: parameter.requires_grad for name, parameter in unet.named_parameters()}
-    for name, parameter in folded.named_parameters():
-        parameter.requires_grad_(wanted.get(name, trained))
-    return folded.train(unet.training)
+    _refuse_way_back("tca", unet.config.tca, tca)
+    _refuse_way_back("sca", unet.config.sca, sca)
+    # Modules are copied, tensors are not: each parameter is replaced by another one around the same memory.
+    same = {id(p): nn.Parameter(p.detach(), p.requires_grad) for p in unet.parameters()}
+    folded = copy.deepcopy(unet, same)
+    folded.config = config
+    for transformer in folded.transformers():
+        for block in transformer.spatial:
+            _fold(block, sca)
+        for block in transformer.temporal:
+            _fold(block, tca)
+    return folded
+
+
+def _fold(block: Block, mode: Mode) -> None:
+    if mode is False:
+        block.cross = None
+    elif mode == "linear_cached" and isinstance(block.cross, CrossAttention):
+        block.cross = block.cross.fold()
+
+
+def _refuse_way_back(flag: str, have: Mode, want: Mode) -> None:
+    if have is False and want is not False:
+        raise ConfigError(
+            f"{flag}=False cannot become {flag}={want!r}: the weights of these cross-attentions were dropped; "
+            "start from the original checkpoint"
+        )
+    if have == "linear_cached" and want is True:
+        raise ConfigError(
+            f"{flag}='linear_cached' cannot become {flag}=True: the product of to_out and to_v does not contain "
+            "to_q, to_k and the norm; start from the original checkpoint"
+        )
 
 
 def _transformer(config: UNetConfig, level: Level) -> Transformer:

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from vcut.layers.resnet import SpatialResnet, TemporalResnet
-from vcut.unet.blend import temporal_share
 
 
 class SpatioTemporalResnet(nn.Module):
@@ -21,8 +20,8 @@ class SpatioTemporalResnet(nn.Module):
         self.temporal = TemporalResnet(out_channels, eps=eps, groups=groups, emb_dim=emb_dim)
         self.mix_factor = nn.Parameter(torch.full((1,), 0.5))
 
-    def forward(self, x: Tensor, emb: Tensor, image_only: Tensor | None = None) -> Tensor:
-        """Transform ``x [b, f, h, w, c]`` with ``emb [b, e]``; marked frames skip the temporal resnet."""
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        """Transform ``x [b, f, h, w, c]`` with ``emb [b, e]``."""
         x = self.spatial(x, emb)
-        share = temporal_share(self.mix_factor, image_only, trailing=3)
-        return torch.addcmul(x, share.to(x.dtype), self.temporal(x, emb))
+        temporal_share = torch.sigmoid(-self.mix_factor)  # 1 - alpha
+        return torch.addcmul(x, temporal_share.to(x.dtype), self.temporal(x, emb))

@@ -5,23 +5,31 @@ Shapes: b clips, f frames, n = h*w pixels, c channels.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
 from vcut.config import Mode
-from vcut.kernels.parts import in_parts
-from vcut.layers import GEGLU, FrameNorm, Linear, Modules
-from vcut.unet.attention import (
-    Axis,
-    BlockContext,
-    Cached,
-    SelfAttention,
-    TransformerContext,
-    cross_attention,
-)
-from vcut.unet.blend import temporal_share
+from vcut.kernels.parts import Parts
+from vcut.layers import GEGLU, FrameNorm, Modules
+from vcut.unet.attention import Axis, Cached, SelfAttention, cross_attention
 from vcut.unet.embedding import EmbeddingMLP, sinusoid
+
+
+class BlockContext(NamedTuple):
+    """The cached context of one spatial and one temporal cross-attention."""
+
+    spatial: Cached
+    temporal: Cached
+
+
+class TransformerContext(NamedTuple):
+    """What one transformer computes once per clip: its blocks' contexts, and its frames' positions ``[f, 1, c]``."""
+
+    blocks: tuple[BlockContext, ...]
+    positions: Tensor
 
 
 class FeedForward(nn.Module):
@@ -30,7 +38,7 @@ class FeedForward(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.proj_in = GEGLU(channels, 4 * channels)
-        self.proj_out = Linear(4 * channels, channels)
+        self.proj_out = nn.Linear(4 * channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.proj_out(self.proj_in(x))
@@ -55,30 +63,33 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, context: Cached, positions: Tensor | None = None) -> Tensor:
         if positions is not None:
-            x = x + positions  # here, since the caller's frame would keep the sum alive
+            x = x + positions  # added here: the caller would keep the sum until this returns
         if self.ff_in is not None and self.ff_in_norm is not None:
             x = feed_forward(self.ff_in_norm, self.ff_in, x)
-        x = self._self_attention(x)
+        x = self_attention(self.attn_norm, self.attn, x)
         if self.cross is not None:
             x = x + self.cross(x, context)
         return feed_forward(self.ff_norm, self.ff, x)
 
-    def _self_attention(self, x: Tensor) -> Tensor:
-        """``x + attn(norm(x))``, some frames at a time over space, some pixels over time."""
 
-        def part(x: Tensor) -> Tensor:
-            return x + self.attn(self.attn_norm(x))
-
-        if self.attn.axis == "time":
-            return in_parts(part, x, dim=2, growth=4)
-        frames = in_parts(part, rearrange(x, "b f n c -> 1 (b f) n c"), dim=1, growth=4)
-        return frames.view(x.shape)
+def self_attention(norm: nn.LayerNorm, attn: SelfAttention, x: Tensor) -> Tensor:
+    """``x + attn(norm(x))`` of ``[b, f, n, c]``, some frames at a time over space, some pixels over time."""
+    over_space = attn.axis == "space"
+    tokens = rearrange(x, "b f n c -> 1 (b f) n c") if over_space else x
+    parts = Parts(tokens, dim=1 if over_space else 2, growth=4)
+    for some in parts:
+        part = tokens[:, some] if over_space else tokens[:, :, some]
+        parts.keep(part + attn(norm(part)))
+    return parts.result.view(x.shape)
 
 
 def feed_forward(norm: nn.LayerNorm, ff: FeedForward, x: Tensor) -> Tensor:
     """``x + ff(norm(x))`` of ``[b, f, n, c]``, some tokens at a time: the hidden layer is eight times as wide."""
-    tokens = in_parts(lambda part: part + ff(norm(part)), x.flatten(0, 2), growth=8)
-    return tokens.view(x.shape)
+    tokens = x.flatten(0, 2)
+    parts = Parts(tokens, growth=8)
+    for some in parts:
+        parts.keep(tokens[some] + ff(norm(tokens[some])))
+    return parts.result.view(x.shape)
 
 
 class Transformer(nn.Module):
@@ -94,38 +105,39 @@ class Transformer(nn.Module):
         super().__init__()
         self.channels = channels
         self.norm = FrameNorm(groups, channels, eps=1e-6)
-        self.proj_in = Linear(channels, channels)
+        self.proj_in = nn.Linear(channels, channels)
         self.spatial = Modules[Block](Block(channels, heads, "space", sca, context_dim) for _ in range(depth))
         self.temporal = Modules[Block](Block(channels, heads, "time", tca, context_dim) for _ in range(depth))
         self.position = EmbeddingMLP(channels, 4 * channels, channels)
         self.mix_factor = nn.Parameter(torch.full((1,), 0.5))
-        self.proj_out = Linear(channels, channels)
+        self.proj_out = nn.Linear(channels, channels)
 
-    def cache_context(self, embedding: Tensor) -> tuple[BlockContext, ...]:
-        """What the blocks' cross-attentions keep of ``embedding [b, g, m, d]``.
+    def cache_context(self, embedding: Tensor, frames: int) -> TransformerContext:
+        """What depends on ``embedding [b, g, m, d]`` and on the number of ``frames`` alone.
 
-        The temporal ones look at the first frame's context alone, as the official code does.
+        The temporal cross-attentions look at the first frame's context, as in the official code.
         """
         first = embedding[:, :1]
-        return tuple(
+        blocks = tuple(
             BlockContext(
                 None if spatial.cross is None else spatial.cross.cache(embedding),
                 None if temporal.cross is None else temporal.cross.cache(first),
             )
             for spatial, temporal in zip(self.spatial, self.temporal, strict=True)
         )
+        return TransformerContext(blocks, self.positions(frames))
 
     def positions(self, frames: int) -> Tensor:
         """Embeddings ``[f, 1, c]`` of the positions 0 to ``frames - 1`` in time."""
         numbers = torch.arange(frames, device=self.mix_factor.device)
         return rearrange(self.position(sinusoid(numbers, self.channels)), "f c -> f 1 c")
 
-    def forward(self, x: Tensor, context: TransformerContext, image_only: Tensor | None = None) -> Tensor:
-        """Transform ``x [b, f, h, w, c]``; frames marked in ``image_only`` skip the temporal blocks."""
+    def forward(self, x: Tensor, context: TransformerContext) -> Tensor:
+        """Transform ``x [b, f, h, w, c]``."""
         residual, h = x, x.shape[2]
         x = self.proj_in(rearrange(self.norm(x), "b f h w c -> b f (h w) c"))
-        share = temporal_share(self.mix_factor, image_only, trailing=2)
+        temporal_share = torch.sigmoid(-self.mix_factor).to(x.dtype)  # 1 - alpha
         for spatial, temporal, cached in zip(self.spatial, self.temporal, context.blocks, strict=True):
             x = spatial(x, cached.spatial)
-            x = torch.lerp(x, temporal(x, cached.temporal, context.positions), share.to(x.dtype))
+            x = torch.lerp(x, temporal(x, cached.temporal, context.positions), temporal_share)
         return residual + rearrange(self.proj_out(x), "b f (h w) c -> b f h w c", h=h)

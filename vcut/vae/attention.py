@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from vcut.kernels.parts import in_parts
-from vcut.layers import FrameNorm, Linear
+from vcut.kernels.parts import Parts
+from vcut.layers import FrameNorm
 
 EPS = 1e-6
-"""Of every norm in the autoencoder but those of the temporal resnets."""
+"""Epsilon of every norm in the autoencoder but those of the temporal resnets."""
 
 
 class FrameAttention(nn.Module):
@@ -26,15 +26,18 @@ class FrameAttention(nn.Module):
     def __init__(self, channels: int, *, groups: int) -> None:
         super().__init__()
         self.norm = FrameNorm(groups, channels, EPS)
-        self.to_q = Linear(channels, channels)
-        self.to_k = Linear(channels, channels)
-        self.to_v = Linear(channels, channels)
-        self.to_out = Linear(channels, channels)
+        self.to_q = nn.Linear(channels, channels)
+        self.to_k = nn.Linear(channels, channels)
+        self.to_v = nn.Linear(channels, channels)
+        self.to_out = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return in_parts(self._frames, x, dim=1)
-
-    def _frames(self, x: Tensor) -> Tensor:
-        tokens = rearrange(self.norm(x), "b f h w c -> (b f) 1 (h w) c")  # the 1 is the head
-        y = F.scaled_dot_product_attention(self.to_q(tokens), self.to_k(tokens), self.to_v(tokens))
-        return x + self.to_out(y).view(x.shape)
+        parts = Parts(x, dim=1)
+        for some in parts:
+            frames = x[:, some]
+            tokens = rearrange(self.norm(frames), "b f h w c -> (b f) 1 (h w) c")  # the 1 is the head
+            y = F.scaled_dot_product_attention(self.to_q(tokens), self.to_k(tokens), self.to_v(tokens))
+            y = frames + self.to_out(y).view(frames.shape)
+            parts.keep(y)
+            del tokens, y
+        return parts.result

@@ -36,12 +36,12 @@ class VAE(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the encoder's parameters, hence of the latents."""
+        """Dtype of the encoder's parameters, hence of the latents."""
         return self.quant_conv.weight.dtype
 
     @property
     def decode_dtype(self) -> torch.dtype:
-        """Of the decoder's parameters, hence of the frames."""
+        """Dtype of the decoder's parameters, hence of the frames."""
         return self.decoder.conv_in.weight.dtype
 
     def decode_in(self, dtype: torch.dtype) -> VAE:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vcut.config import VAEConfig
-from vcut.kernels.parts import in_parts
+from vcut.kernels.parts import Parts
 from vcut.layers import Conv, FrameNorm, Modules, TemporalConv, UpsamplingConv
 from vcut.layers.resnet import SpatialResnet, TemporalResnet
 from vcut.vae.attention import EPS, FrameAttention
@@ -57,17 +57,18 @@ class Decoder(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         x = self.conv_in(z)  # [b, f, h, w, c]
         x = self.mid(x)
-        for level in self.up:  # not a call of its own, whose frame would keep the level's input alive
+        for level in self.up:  # inlined: a call of the level's own would keep its input until it returns
             for resnet in level.resnets:
-                x = resnet.spatial(x)  # its input, perhaps of twice the channels, is let go before time comes
+                # Rebinding x frees the spatial resnet's input, perhaps of twice the channels, before time comes.
+                x = resnet.spatial(x)
                 x = resnet.over_time(x)
             if level.upsample is not None:
                 x = level.upsample(x)  # [b, f, H, W, c] in the end
-        x = in_parts(self._pictures, x, dim=1)  # [b, f, H, W, 3]
+        parts = Parts(x, dim=1)
+        for some in parts:
+            parts.keep(self.conv_out(F.silu(self.norm_out(x[:, some]), inplace=True)))
+        x = parts.result  # [b, f, H, W, 3]
         return x if self.conv_out_time is None else self.conv_out_time(x)
-
-    def _pictures(self, x: Tensor) -> Tensor:
-        return self.conv_out(F.silu(self.norm_out(x), inplace=True))
 
 
 class DecoderLevel(nn.Module):

@@ -67,18 +67,10 @@ class EncoderLevel(nn.Module):
                 for j in range(layers)
             )
         )
-        self.downsample = Downsample(out_channels) if downsample else None
+        self.downsample = Conv(out_channels, out_channels, 3, stride=2) if downsample else None
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.resnets(x)
-        return x if self.downsample is None else self.downsample(x)
-
-
-class Downsample(Conv):
-    """Halve h and w by a strided 3x3 convolution padded on the right and at the bottom only."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, channels, 3, stride=2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(F.pad(x, (0, 0, 0, 1, 0, 1)))
+        if self.downsample is None:
+            return x
+        return self.downsample(F.pad(x, (0, 0, 0, 1, 0, 1)))  # on the right and at the bottom only
