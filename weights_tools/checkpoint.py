@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -72,6 +73,8 @@ FOLDERS: dict[Part, tuple[str, str]] = {
     "clip": ("image_encoder", "model"),
 }
 """The folder of each network in a diffusers checkpoint, and its file without ``.safetensors``."""
+
+_UPSAMPLE = re.compile(r"^up\.(\d+)\.upsample")
 
 SETTINGS = "vcut.json"
 """Extra file in a diffusers folder exported by vcut: settings that diffusers' own JSON files cannot hold."""
@@ -346,8 +349,20 @@ def _open_file(path: Path) -> Checkpoint:
                 break
         else:
             (unused if layout == "sgm" and key.startswith(SGM_UNUSED) else unknown)[key] = stored
+    if layout == "vcut" and "unet" in tensors:
+        tensors["unet"] = _with_todays_names(tensors["unet"])
     parts = {part: Network(part, layout, tensors[part], routes) for part in PARTS if part in tensors}
     return Checkpoint(path, layout, parts, unused, unknown, header.metadata, configs)
+
+
+def _with_todays_names(unet: dict[str, Stored]) -> dict[str, Stored]:
+    """A UNet of the vcut layout, perhaps of a file whose upsampling is named after the level below, as it once was.
+
+    Such a file has ``up.0.upsample``. Today the first level going up has none.
+    """
+    if "up.0.upsample.weight" not in unet:
+        return unet
+    return {_UPSAMPLE.sub(lambda up: f"up.{int(up[1]) + 1}.upsample", name): unet[name] for name in unet}
 
 
 def _recognise(path: Path, header: Header) -> tuple[Layout, Part]:

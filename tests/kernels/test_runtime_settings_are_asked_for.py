@@ -11,7 +11,7 @@ import torch
 from vcut.kernels import runtime
 
 FAULTS = """
-import resource, sys, torch, vcut, vcut.cli, vcut.pipeline, vcut.loading, vcut.runtime
+import resource, sys, torch, vcut, vcut.cli, vcut.pipeline, vcut.loading
 assert torch.get_float32_matmul_precision() == "highest"
 if sys.argv[1] == "keep":
     assert vcut.runtime.keep_large_blocks()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 
 import pytest
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+import weights_tools.fold
+from vcut.config import Mode
 from vcut.errors import ConfigError
 from vcut.unet import Context, Level, UNet, UNetConfig, fold
 from vcut.unet.resnet import SpatioTemporalResnet
@@ -193,6 +196,40 @@ def test_bad_shapes_are_named(change: dict[str, Tensor], message: str) -> None:
         random_unet()(**args)
 
 
+@torch.no_grad()
+def test_the_noise_level_is_a_number_or_a_tensor() -> None:
+    unet, (x, _, context, ids) = random_unet(), inputs()
+    expected = unet(x, torch.full((2,), 0.25), context, ids)
+    for same in (0.25, torch.tensor(0.25), torch.tensor([0.25]), torch.tensor([0.25, 0.25])):
+        assert torch.equal(unet(x, same, context, ids), expected)
+    assert not torch.equal(unet(x, 1, context, ids), expected)
+
+
+@torch.no_grad()
+def test_every_frame_may_have_a_context_of_its_own() -> None:
+    unet, (x, c_noise, context, ids) = random_unet(), inputs()
+    per_frame = torch.stack([context, 2 * context, 3 * context], dim=1)
+    cached = unet.cache_context(per_frame, frames=3)
+    assert cached.frames == 3
+    assert torch.equal(unet(x, c_noise, cached, ids), unet(x, c_noise, per_frame, ids))
+    assert not torch.equal(unet(x, c_noise, cached, ids), unet(x, c_noise, context, ids))
+    with pytest.raises(ConfigError, match="each of 3 frames, the clips have 4"):
+        unet.cache_context(per_frame, frames=4)
+
+
+def test_a_context_is_nested_as_the_unet_is() -> None:
+    unet = random_unet()
+    context = unet.cache_context(torch.randn(2, 1, 24), frames=3)
+    for levels, contexts in ((unet.down, context.down), (unet.up, context.up)):
+        assert len(levels) == len(contexts)
+        for level, cached in zip(levels, contexts, strict=True):
+            assert [layer.transformer is None for layer in level.layers] == [each is None for each in cached]
+    assert [each.positions.shape[-1] for each in context.transformers] == [
+        transformer.channels for transformer in unet.transformers()
+    ]
+    assert len(context.blocks) == len(context.transformers)
+
+
 @pytest.mark.parametrize("mode", [None, 1, "linear", "True"])
 def test_modes_are_checked(mode: object) -> None:
     for flag in ("tca", "sca"):
@@ -233,13 +270,39 @@ def test_every_part_can_be_checkpointed() -> None:
         torch.testing.assert_close(p.grad, expected[name], rtol=1e-10, atol=1e-12)
 
 
+def test_folding_parts_the_modules_and_not_the_memory() -> None:
+    unet = random_unet()
+    folded = fold(unet, tca="linear_cached", sca=True)
+    ours, theirs = dict(unet.named_parameters()), dict(folded.named_parameters())
+    assert not set(map(id, ours.values())) & set(map(id, theirs.values()))
+    for name in ours.keys() & theirs.keys():
+        assert ours[name].data_ptr() == theirs[name].data_ptr(), name
+    assert ours.keys() - theirs.keys()
+    folded.requires_grad_(False)
+    assert all(p.requires_grad for p in unet.parameters())
+    assert folded.config == dataclasses.replace(CONFIG, tca="linear_cached")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("tca", "sca"), [("linear_cached", "linear_cached"), (False, "linear_cached")])
+def test_folding_modules_and_folding_files_give_the_same_bits(
+    tca: Mode, sca: Mode, dtype: torch.dtype
+) -> None:
+    unet = random_unet().to(dtype)
+    modules = fold(unet, tca=tca, sca=sca).state_dict()
+    files = weights_tools.fold.fold(unet.state_dict(), tca=tca, sca=sca)
+    assert modules.keys() == files.keys()
+    for name, tensor in modules.items():
+        assert torch.equal(tensor, files[name]), name
+
+
 def test_folding_keeps_frozen_what_is_frozen() -> None:
     unet = random_unet()
     assert all(p.requires_grad for p in fold(unet, tca=False, sca="linear_cached").parameters())
     unet.requires_grad_(False)
     unet.conv_in.requires_grad_(True)
     folded = fold(unet, tca="linear_cached", sca="linear_cached")
-    assert {n for n, p in folded.named_parameters() if p.requires_grad and "cross" not in n} == {
+    assert {n for n, p in folded.named_parameters() if p.requires_grad} == {
         "conv_in.weight",
         "conv_in.bias",
     }

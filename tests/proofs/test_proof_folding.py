@@ -31,13 +31,21 @@ def layer(channels: int, heads: int, context_dim: int, dtype: torch.dtype, seed:
 
 
 def folded(attention: CrossAttention) -> LinearCrossAttention:
-    """Through the same function that converts checkpoints."""
+    """The module's own fold, which gives the bits of the function that converts checkpoints."""
+    linear = attention.fold()
+    for name, tensor in folded_as_in_files(attention).state_dict().items():
+        assert torch.equal(tensor, linear.state_dict()[name])
+    linear.linear.weight.requires_grad_(False)
+    return linear
+
+
+def folded_as_in_files(attention: CrossAttention) -> LinearCrossAttention:
     state = fold(
         {PREFIX + name: w for name, w in attention.state_dict().items()}, tca=False, sca="linear_cached"
     )
     linear = LinearCrossAttention(*attention.to_v.weight.shape).to(attention.to_v.weight.dtype)
     linear.load_state_dict({name.removeprefix(PREFIX): w for name, w in state.items()})
-    return linear.requires_grad_(False)
+    return linear
 
 
 def two_steps(attention: CrossAttention, embedding: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,22 @@ def file_behind(tensor: Tensor) -> str | None:
         if int(start, 16) <= tensor.data_ptr() < int(end, 16):
             return line.split(maxsplit=5)[5] if len(line.split()) > 5 else None
     return None
+
+
+@pytest.mark.parametrize("prefix", ["", "unet."], ids=["the UNet alone", "all networks"])
+def test_a_file_with_the_former_names_of_upsampling_is_read(tmp_path: Path, prefix: str) -> None:
+    def former(name: str) -> str:
+        return re.sub(r"^up\.(\d+)\.upsample", lambda up: f"up.{int(up[1]) - 1}.upsample", name)
+
+    tensors = {prefix + former(name): tensor for name, tensor in MODEL["unet"].items()}
+    assert f"{prefix}up.0.upsample.weight" in tensors
+    if prefix:
+        tensors |= {f"vae.{name}": tensor for name, tensor in MODEL["vae"].items()}
+        assert "vae.decoder.up.0.upsample.weight" in tensors
+    save(tmp_path / "former.safetensors", tensors, {})
+    opened = open_checkpoint(tmp_path / "former.safetensors")
+    assert not opened.faults
+    assert_identical(opened.read("unet"), MODEL["unet"])
 
 
 @pytest.mark.parametrize("layout", ["sgm", "diffusers", "vcut"])
