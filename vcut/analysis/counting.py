@@ -167,7 +167,7 @@ def parameters(module: nn.Module) -> int:
 def build_unet(config: UNetConfig) -> UNet:
     """A UNet without memory."""
     with torch.device("meta"):
-        return UNet(config).eval()
+        return UNet(config).eval().requires_grad_(False)
 
 
 @functools.cache
@@ -217,7 +217,7 @@ def vae_networks(
 ) -> tuple[NetworkCount, NetworkCount]:
     """Encoding one picture of ``height`` x ``width`` pixels, and decoding ``frames`` of them."""
     with torch.device("meta"):
-        vae = VAE(config)
+        vae = VAE(config).requires_grad_(False)
     latents = on_meta(1, frames, config.latent_channels, height // config.stride, width // config.stride)
     encoder = parameters(vae.encoder) + parameters(vae.quant_conv)
     encode = macs(lambda: vae.encode(on_meta(1, 3, height, width)))
@@ -232,7 +232,7 @@ def vae_networks(
 def clip_network(config: CLIPConfig) -> NetworkCount:
     """Embedding one preprocessed picture."""
     with torch.device("meta"):
-        clip = CLIPVisionEncoder(config)
+        clip = CLIPVisionEncoder(config).requires_grad_(False)
     pixels = on_meta(1, 3, config.image_size, config.image_size)
     return NetworkCount("CLIP", parameters(clip), macs(lambda: clip(pixels)))
 
@@ -331,7 +331,8 @@ def _macs_by_module(run: Callable[[], object]) -> tuple[Count, dict[str, Count]]
 
     Modules go by their paths in ``named_modules`` of the one module that calls all others.
     """
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    # With gradients enabled nothing is worked on in parts, which is quicker to count; frozen weights record none.
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         run()
     inclusive = {}
     for name, by_op in counter.get_flop_counts().items():
