@@ -35,9 +35,11 @@ from vcut import sampling
 from vcut.analysis.text_table import Table
 from vcut.cli import values
 from vcut.conditioning import Conditioning, bind
-from vcut.config import CONFIGS, PRESETS, UNetConfig
+from vcut.config import CONFIGS, PRESETS
 from vcut.errors import ConfigError
 from vcut.unet import Context, UNet, fold
+from vcut.unet.model import LevelContext
+from vcut.unet.transformer import TransformerContext
 
 SIGMAS = (100.0, 10.0, 1.0, 0.1)
 
@@ -71,26 +73,25 @@ def interleaved(unet: UNet, embedding: Tensor, height: int, width: int, frames: 
             f"interleaved needs tca='linear_cached', got {unet.config.tca!r}: fold the UNet first"
         )
     context = unet.cache_context(embedding, frames)
-    blocks = []
-    for pair, stride in zip(context.blocks, strides(unet.config), strict=True):
+
+    def reordered(transformer: TransformerContext, stride: int) -> TransformerContext:
+        """A transformer's context on a map of ``stride`` latents per pixel, along each side."""
         rows = context_rows(context.batch, (height // stride) * (width // stride))
-        vector = cast("Tensor", pair.temporal)  # [b, 1, 1, c]
-        blocks.append(pair._replace(temporal=vector[rows, 0, 0].unsqueeze(1)))  # [b, 1, n, c]
-    return context._replace(blocks=tuple(blocks))
+        blocks = []
+        for pair in transformer.blocks:
+            vector = cast("Tensor", pair.temporal)  # [b, 1, 1, c]
+            blocks.append(pair._replace(temporal=vector[rows, 0, 0].unsqueeze(1)))  # [b, 1, n, c]
+        return transformer._replace(blocks=tuple(blocks))
 
+    def level(layers: LevelContext, stride: int) -> LevelContext:
+        return tuple(None if layer is None else reordered(layer, stride) for layer in layers)
 
-def strides(config: UNetConfig) -> list[int]:
-    """Latents per pixel of the map, along each side, for every pair of blocks in order of execution."""
-    levels = [(2**i, level.attention) for i, level in enumerate(config.levels)]
-    down = [stride for stride, attends in levels if attends for _ in range(config.layers * config.depth)]
-    middle = [levels[-1][0]] * config.depth
-    up = [
-        stride
-        for stride, attends in reversed(levels)
-        if attends
-        for _ in range((config.layers + 1) * config.depth)
-    ]
-    return [*down, *middle, *up]
+    last = len(context.down) - 1
+    return context._replace(
+        down=tuple(level(layers, 2**i) for i, layers in enumerate(context.down)),
+        mid=reordered(context.mid, 2**last),
+        up=tuple(level(layers, 2 ** (last - i)) for i, layers in enumerate(context.up)),
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
