@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from vcut import media
+from vcut.errors import ConfigError
 from vcut.media import images
 
 
@@ -164,3 +166,24 @@ def test_a_contact_sheet_is_nearly_square_unless_told(
     media.contact_sheet(moving(f, 8, 16), tmp_path / "sheet.png", columns)
     with Image.open(tmp_path / "sheet.png") as image:
         assert image.size == (size[0] * 20 - 4, size[1] * 12 - 4)
+
+
+@pytest.mark.parametrize("name", ["frames", "sheet.png"])
+def test_enlarged_frames_repeat_every_pixel(tmp_path: Path, name: str) -> None:
+    frames = torch.rand(2, 3, 4, 6, generator=torch.Generator().manual_seed(0))
+    large = frames.repeat_interleave(3, -2).repeat_interleave(3, -1)
+    for label, given, enlarge in (("asked", frames, 3), ("made", large, 1)):
+        (tmp_path / label).mkdir()
+        if name == "frames":
+            media.write(given, tmp_path / label / name, enlarge=enlarge)
+        else:
+            media.contact_sheet(given, tmp_path / label / name, enlarge=enlarge)
+    for file in (tmp_path / "made").rglob("*.png"):
+        twin = tmp_path / "asked" / file.relative_to(tmp_path / "made")
+        assert twin.read_bytes() == file.read_bytes()
+
+
+@pytest.mark.parametrize("enlarge", [0, 1.5, "2"])
+def test_enlarging_is_by_a_whole_number(tmp_path: Path, enlarge: Any) -> None:
+    with pytest.raises(ConfigError, match="enlarge must be a whole number of at least 1"):
+        media.write(torch.rand(2, 3, 4, 6), tmp_path / "frames", enlarge=enlarge)
