@@ -1,4 +1,4 @@
-"""Measurements of vcut beside diffusers: ``python -m benchmarks``, or one by one, ``python -m benchmarks.unet_call``.
+"""Measurements of vcut beside diffusers: ``python -m benchmarks``, or one subject, ``python -m benchmarks.unet``.
 
 Nothing here is installed with vcut. ``pip install -e ".[bench]"`` has what these scripts need.
 """

@@ -1,34 +1,33 @@
-"""Everything in one command: ``python -m benchmarks`` measures and writes docs/benchmarks.md, .png and .json.
+"""All benchmarks in one command: ``python -m benchmarks`` measures and writes docs/benchmarks.md, .png and .json.
 
-    python -m benchmarks                            # all scripts, with what each is set to by itself
+    python -m benchmarks                            # every chapter, with its own settings
     python -m benchmarks --only unet_call scaling   # these alone; the other chapters stay as they were
     python -m benchmarks --report                   # the page and the plot anew, from the numbers in the .json
     python -m benchmarks --quick --out /tmp/quick   # the tiny model, to see that everything runs
 
-For other sizes, run a script by itself, with ``--json docs/benchmarks.json``, and then ``--report``.
+For other sizes, run the script of one subject with ``--json docs/benchmarks.json``, and then ``--report``.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 from pathlib import Path
 
-from benchmarks import command, report
-from benchmarks.plot import plot
-from benchmarks.rounds import ROOT
+from benchmarks.harness import command, report
+from benchmarks.harness.plot import plot
+from benchmarks.harness.rounds import ROOT
 
 
 def main() -> None:
+    chapters = command.chapters()
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_folder(parser)
-    parser.add_argument("--only", nargs="+", choices=command.SCRIPTS, default=command.SCRIPTS)
+    command.add_shared(parser, chapters)
     parser.add_argument("--report", action="store_true", help="measure nothing")
-    parser.add_argument("--out", type=Path, help="where the report goes (default: docs)")
+    parser.add_argument("--out", type=Path, help="folder of the report (default: docs)")
     args = parser.parse_args()
     if args.quick and args.out is None:
         parser.error("--quick needs --out: its numbers say nothing and must not replace the report")
@@ -39,10 +38,10 @@ def main() -> None:
     if not args.report:
         with command.weights_folder(args.weights) as folder:
             for name in args.only:
-                script = importlib.import_module(f"benchmarks.{name}")
-                section = command.run(name, script.QUICK if args.quick else script.FULL, folder)
+                settings = chapters[name].quick if args.quick else chapters[name].full
+                section = command.run(name, settings, folder)
                 print(section, end="\n\n", flush=True)
-                report.save(numbers, report.merged(report.load(numbers), [section], command.SCRIPTS))
+                report.save(numbers, report.merged(report.load(numbers), [section], list(chapters)))
     sections = report.load(numbers)
     (out / "benchmarks.md").write_text(report.page(sections))
     plot(sections, out / "benchmarks.png")

@@ -1,15 +1,14 @@
-"""Loading a whole full-size checkpoint: ``vcut.load`` beside diffusers' ``from_pretrained``, from the same folder.
+"""Loading a whole checkpoint of full size: ``vcut.load`` beside diffusers' ``from_pretrained``, from the same folder.
 
     python -m benchmarks.loading [--stored float32] [--to float32 bfloat16] [--rounds 2]
+    python -m benchmarks.loading --single-file      # vcut alone, from one file in the published (sgm) layout
 
-A fresh process each time. Time counts until every page of every weight has been touched, since both may leave weights
-in the file until then; importing is shown apart (torch is there before). Memory is the most that was resident above
-what was before, pages of the file included, which the system may take back; *own* is what is left at the end that is
-not the file's. The files are in the page cache: the first round, which also compares the weights, is not counted. The
-difference is that of the sums of all absolute values. *Packed* is what the command does on a CPU: it has read all
-weights, and holds them anew.
-
-``benchmarks/load_full_size.py`` measures the same for vcut from a single file of the published layout.
+Each load has a fresh process. Time counts until every page of every weight has been touched, since both libraries may
+leave weights in the file until then. Importing is shown apart; torch is imported before. *memory* is the most that
+was resident above what was before. It includes pages of the file, which the system may take back: at the end, *own*
+is memory of the process and *mapped* are pages of the file. The files are in the page cache: the first round, which
+also compares the weights, is not counted. The difference is that of the sums of all absolute values. *packed* is
+what the command does on a CPU: it reads all weights and holds them in a new order.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import command
-from benchmarks.report import Row, Section
-from benchmarks.rounds import alone
-from benchmarks.weights import configuration, write_model
-from benchmarks.worker import CONTENDERS
+from benchmarks.harness import command
+from benchmarks.harness.report import Found, Row
+from benchmarks.harness.rounds import alone
+from benchmarks.harness.weights import configuration, write_model, write_single_file
+from benchmarks.harness.worker import CONTENDERS
 
-MODULE = "benchmarks.load_once"
+MODULE = "benchmarks.harness.load_once"  # a module that imports neither vcut nor diffusers
 FORMS = {
     "vcut, baseline": ("baseline", False),
     "vcut, cut form": ("vcut", False),
@@ -35,45 +34,40 @@ FORMS = {
 
 @dataclass(frozen=True)
 class Settings:
-    """Precision of the files, and to which they are loaded."""
+    """Precision of the files, and the precisions to which they are loaded."""
 
     model: str = "svd-xt"
     stored: str = "float32"
     to: tuple[str, ...] = ("float32", "bfloat16")
     rounds: int = 2
+    single_file: bool = False
 
 
-FULL = Settings()
-QUICK = Settings("tiny", to=("float32",), rounds=1)
-
-
-def run(settings: Settings, folder: Path) -> Section:
+def run(settings: Settings, folder: Path) -> Found:
     """Measure every precision in turn, in rounds."""
-    path = write_model(folder, configuration(settings.model), settings.stored)
-    contenders = {
-        CONTENDERS["diffusers"]: ("diffusers", "baseline", False),
-        CONTENDERS["diffusers-same"]: ("diffusers-same", "baseline", False),
-        **{label: ("vcut", *form) for label, form in FORMS.items()},
-    }
-    rows, threads = [], "?"
+    config = configuration(settings.model)
+    contenders = {label: ("vcut", *form) for label, form in FORMS.items()}
+    if settings.single_file:
+        path = write_single_file(folder, config, settings.stored)
+        place = "one file of the published layout"
+    else:
+        path = write_model(folder, config, settings.stored)
+        place = "a diffusers folder"
+        peers = {CONTENDERS[who]: (who, "baseline", False) for who in ("diffusers", "diffusers-same")}
+        contenders = {**peers, **contenders}
+    rows = []
     for to in settings.to:
         case = f"{settings.stored} to {to}"
         found: dict[str, list[dict[str, float]]] = {label: [] for label in contenders}
         for number in range(settings.rounds + 1):
             for label, (who, preset, pack) in contenders.items():
                 command.progress(f"loading {case}, round {number}: {label}")
-                arguments = {
-                    "contender": who,
-                    "path": str(path),
-                    "dtype": to,
-                    "preset": preset,
-                    "pack": pack,
-                }
-                found[label].append(alone(who, MODULE, "measure", {**arguments, "compare": number == 0}))
-        total = found[CONTENDERS["diffusers"]][0]["total"]
+                arguments = {"path": str(path), "dtype": to, "preset": preset, "pack": pack}
+                arguments |= {"contender": who, "compare": number == 0}
+                found[label].append(alone(who, MODULE, "measure", arguments))
+        total = next(iter(found.values()))[0]["total"]
         for label, (_, preset, _) in contenders.items():
             first, *counted = found[label]
-            threads = f"{first['threads']:.0f}"
             different = abs(first["total"] - total) / total
             median = {name: statistics.median([one[name] for one in counted]) for name in counted[0]}
             rows.append(
@@ -88,17 +82,19 @@ def run(settings: Settings, folder: Path) -> Section:
                         "load": median["load"],
                         "touch": median["touch"],
                         "own, GiB": median["own"] / 2**30,
+                        "mapped, GiB": median["mapped"] / 2**30,
                         "tensors, GiB": median["bytes"] / 2**30,
                     },
                 )
             )
-    return Section(
-        "loading",
-        "Loading a checkpoint",
-        tuple(rows),
-        notes=(f"{settings.model}: UNet, VAE and CLIP, from a diffusers folder in the page cache.",),
-        machine={"threads": threads},
+    return Found(rows, [f"{settings.model}: UNet, VAE and CLIP, from {place} in the page cache."])
+
+
+CHAPTERS = {
+    "loading": command.Chapter(
+        "Loading a checkpoint", run, Settings(), Settings("tiny", to=("float32",), rounds=1)
     )
+}
 
 
 if __name__ == "__main__":

@@ -25,17 +25,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks import command, unet_call
-from benchmarks.report import Row, Section
-from benchmarks.rounds import Entry, alternate, difference, workers
-from benchmarks.unet_call import FORMS, Call, entry_notes, flop, matrix_peak
-from benchmarks.weights import DTYPES, configuration, write_part
-from benchmarks.worker import CONTENDERS, Built, first_line
+from benchmarks.harness import command
+from benchmarks.harness.report import Found, Row
+from benchmarks.harness.rounds import Entry, alternate, difference, entry_notes, workers
+from benchmarks.harness.weights import configuration, native, write_part
+from benchmarks.harness.worker import CONTENDERS, Built, first_line
+from benchmarks.unet import FORMS, Call, flop, load
 from vcut.clip import CLIPVisionEncoder
 from vcut.conditioning import bind
 from vcut.config import PRESETS, TINY, SVDConfig, VAEConfig
-from vcut.kernels import runtime
-from vcut.layers import pack
+from vcut.layers import assembled, pack
 from vcut.media import images
 from vcut.pipeline import Pipeline
 from vcut.sampling import karras_sigmas, linear, plan, precondition, sample, summarize
@@ -50,7 +49,7 @@ TGATE, DEEPCACHE = "T-GATE on diffusers", "DeepCache on diffusers"
 
 @dataclass(frozen=True)
 class Settings:
-    """Sizes in pixels; ``gate_step`` is T-GATE's, ``interval`` DeepCache's."""
+    """Sizes in pixels; ``gate_step`` is T-GATE's, ``interval`` DeepCache's; ``minutes`` are for each dtype."""
 
     model: str = "svd-xt"
     dtype: tuple[str, ...] = ("float32", "bfloat16")
@@ -61,16 +60,10 @@ class Settings:
     gate_step: int = 10
     interval: int = 3
     rounds: int = 1
-    minutes: float = 13.0  # for each dtype
+    minutes: float = 13.0
 
 
-FULL = Settings()
-QUICK = Settings(
-    "tiny", ("float32",), frames=3, height=64, width=64, steps=4, gate_step=2, interval=2, minutes=1.0
-)
-
-
-def run(settings: Settings, folder: Path) -> Section:
+def run(settings: Settings, folder: Path) -> Found:
     """Measure everyone in turn, the dtypes one after the other."""
     cut = PRESETS["vcut"].cut_step(settings.steps)
     notes = [
@@ -78,13 +71,9 @@ def run(settings: Settings, folder: Path) -> Section:
         f"{settings.gate_step}, DeepCache computes every {settings.interval}. step in full."
     ]
     rows: list[Row] = []
-    missing: dict[str, str] = {}
-    threads = "?"
-    for dtype in settings.dtype:
-        if runtime.is_emulated(DTYPES[dtype]):
-            missing[dtype] = "this CPU has no such arithmetic"
-            continue
-        found, entries, failed, threads = _of_dtype(settings, dtype, folder)
+    dtypes, missing = native(settings.dtype)
+    for dtype in dtypes:
+        found, entries, failed = _of_dtype(settings, dtype, folder)
         rows += found
         notes += entry_notes(entries)
         missing |= {f"{name}, {dtype},": reason for name, reason in failed.items()}
@@ -92,21 +81,15 @@ def run(settings: Settings, folder: Path) -> Section:
         notes.append(
             "In bfloat16 all are rounded, diffusers too, whose latents are then bfloat16: vcut's are float32."
         )
-    return Section(
-        "sampling", "A whole run of the sampler", tuple(rows), tuple(notes), missing, {"threads": threads}
-    )
+    return Found(rows, notes, missing)
 
 
-def _of_dtype(
-    settings: Settings, dtype: str, folder: Path
-) -> tuple[list[Row], list[Entry], dict[str, str], str]:
-    """Rows, what ran, what did not and why, and the number of threads."""
+def _of_dtype(settings: Settings, dtype: str, folder: Path) -> tuple[list[Row], list[Entry], dict[str, str]]:
+    """Rows, what ran, and what did not and why."""
     config = small_ends(configuration(settings.model))
     full = write_part(folder, configuration(settings.model), "unet", dtype)
     ends = {part: write_part(folder, config, part, dtype) for part in ("vae", "clip")}
     case = f"{settings.steps} steps, {settings.frames} frames of {settings.width}x{settings.height}, {dtype}"
-    command.progress(f"whole sampling: {case}")
-
     with ExitStack() as stack:
         paths = {"unet": str(full), **{part: str(path) for part, path in ends.items()}}
         build = {"paths": paths, "settings": dataclasses.asdict(settings)}
@@ -124,13 +107,7 @@ def _of_dtype(
             )
             for who, variant in names
         ]
-        best: list[float] = []
-
-        def peak() -> None:
-            best.append(matrix_peak(processes["vcut"], dtype, settings.model))
-
-        alternate(entries, rounds=settings.rounds, minutes=settings.minutes, between=peak)
-        threads = str(processes["vcut"].settings["threads"])
+        alternate(entries, rounds=settings.rounds, minutes=settings.minutes)
 
     expected = entries[0].result()
     rows = []
@@ -138,19 +115,17 @@ def _of_dtype(
         if entry.error is not None:
             missing[variant] = entry.error
             continue
-        operations = _flop(config, settings, variant)
         rows.append(
             Row(
                 case,
                 variant,
                 entry.seconds,
                 peak=entry.peak,
-                flop=operations,
-                attainable=max(best),
+                flop=_flop(config, settings, variant),
                 difference=difference(entry.result(), expected),
             )
         )
-    return rows, entries, missing, threads
+    return rows, entries, missing
 
 
 def small_ends(config: SVDConfig) -> SVDConfig:
@@ -193,16 +168,16 @@ def first_latents(config: SVDConfig, settings: Settings) -> Tensor:
 
 
 def build(contender: str, *, paths: dict[str, str], settings: dict[str, Any]) -> Built:
-    """In a worker: runs of the sampler, and the same of two steps."""
+    """Make runs of the sampler ready, in a worker, and the same of two steps."""
     chosen = Settings(**settings)
     config = small_ends(configuration(chosen.model))
     places = {part: Path(path) for part, path in paths.items()}
     missing: dict[str, str] = {}
     if contender == "vcut":
-        trained = unet_call.load(places["unet"], config)
+        trained = load(places["unet"], config)
         forms = {name: fold(trained, tca=preset.tca, sca=preset.sca) for name, preset in PRESETS.items()}
         pack(*forms.values())
-        runs = {FORMS[name]: _ours(unet, name, config, places, chosen) for name, unet in forms.items()}
+        runs = {FORMS[name]: _ours(form, name, config, places, chosen) for name, form in forms.items()}
     else:
         runs = {CONTENDERS[contender]: _theirs(config, places, chosen)}
     if contender == "diffusers-same":
@@ -220,15 +195,13 @@ def build(contender: str, *, paths: dict[str, str], settings: dict[str, Any]) ->
 
 
 Run = Callable[[int], Tensor]
-"""Of a number of steps: the latents ``[1, f, z, h, w]``."""
+"""A run of a number of steps, which gives latents ``[1, f, z, h, w]``."""
 
 
 def _ours(unet: UNet, form: str, config: SVDConfig, places: dict[str, Path], settings: Settings) -> Run:
     preset = PRESETS[form]
-    with torch.device("meta"):
-        vae, clip = VAE(config.vae), CLIPVisionEncoder(config.clip)
-    vae.load_state_dict(open_checkpoint(places["vae"]).read("vae"), assign=True)
-    clip.load_state_dict(open_checkpoint(places["clip"]).read("clip"), assign=True)
+    vae = assembled(VAE, config.vae, open_checkpoint(places["vae"]).read("vae"))
+    clip = assembled(CLIPVisionEncoder, config.clip, open_checkpoint(places["clip"]).read("clip"))
     pipe = Pipeline(unet, vae.eval(), clip.eval(), config, preset)
     height, width = settings.height, settings.width
     pixels = images.to_tensors(picture(height, width), height, width)
@@ -274,7 +247,7 @@ def _deepcache(config: SVDConfig, places: dict[str, Path], settings: Settings) -
 
 def _pipeline(config: SVDConfig, places: dict[str, Path]) -> Any:
     """A pipeline with a UNet of its own, since T-GATE and DeepCache change theirs; the weights are the file's."""
-    from benchmarks import peers
+    from benchmarks.harness import peers
 
     return peers.pipeline(config, peers.unet(places["unet"]), places["vae"], places["clip"])
 
@@ -304,6 +277,18 @@ def _call(
         **more,
     ).frames
     return latents
+
+
+CHAPTERS = {
+    "sampling": command.Chapter(
+        "A whole run of the sampler",
+        run,
+        Settings(),
+        Settings(
+            "tiny", ("float32",), frames=3, height=64, width=64, steps=4, gate_step=2, interval=2, minutes=1.0
+        ),
+    )
+}
 
 
 if __name__ == "__main__":

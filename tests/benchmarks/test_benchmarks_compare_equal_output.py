@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import math
 import shutil
@@ -10,22 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import (
-    command,
-    compiled,
-    full_size,
-    loading,
-    plot,
-    report,
-    sampling,
-    scaling,
-    unet_call,
-    vae_decode,
-)
-from benchmarks.report import Row, Section
-from benchmarks.rounds import difference
-from benchmarks.worker import CONTENDERS
+from benchmarks import loading, sampling, unet
+from benchmarks.harness import command, plot, report
+from benchmarks.harness.report import Row, Section
+from benchmarks.harness.rounds import ROOT, difference
+from benchmarks.harness.worker import CONTENDERS
 
+CHAPTERS = command.chapters()
 EXACT = 2e-5
 """Relative, float32: other orders of summation, over some steps."""
 
@@ -51,9 +43,9 @@ def errors(row: Row) -> tuple[float, float]:
 
 @pytest.mark.parity
 def test_a_unet_call(tmp_path: Path) -> None:
-    settings = dataclasses.replace(unet_call.QUICK, dtype=("float32",))
+    settings = dataclasses.replace(CHAPTERS["unet_call"].quick, dtype=("float32",))
     section = command.run("unet_call", settings, tmp_path)
-    rows = checked(section, {*CONTENDERS.values()} - {"vcut"} | {*unet_call.FORMS.values()})
+    rows = checked(section, {*CONTENDERS.values()} - {"vcut"} | {*unet.FORMS.values()})
     for name in (CONTENDERS["diffusers-same"], "vcut, baseline", "vcut, lossless"):
         assert max(errors(rows[name])) < EXACT, name
     assert errors(rows["vcut, cut form"])[0] > EXACT, "the control: dropping is seen as another function"
@@ -63,7 +55,7 @@ def test_a_unet_call(tmp_path: Path) -> None:
 
 @pytest.mark.parity
 def test_a_whole_run_of_the_sampler(tmp_path: Path) -> None:
-    section = command.run("sampling", sampling.QUICK, tmp_path)
+    section = command.run("sampling", CHAPTERS["sampling"].quick, tmp_path)
     rows = checked(section, {"vcut, baseline", "vcut, lossless", "vcut, cut form"})
     for name in (CONTENDERS["diffusers-same"], "vcut, baseline", "vcut, lossless"):
         assert max(errors(rows[name])) < EXACT, name
@@ -74,33 +66,53 @@ def test_a_whole_run_of_the_sampler(tmp_path: Path) -> None:
 
 @pytest.mark.parity
 def test_decoding(tmp_path: Path) -> None:
-    rows = checked(command.run("vae_decode", vae_decode.QUICK, tmp_path), {*CONTENDERS.values()})
+    rows = checked(command.run("vae_decode", CHAPTERS["vae_decode"].quick, tmp_path), {*CONTENDERS.values()})
     assert max(max(errors(row)) for row in rows.values()) < EXACT
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler here")
 def test_compiled(tmp_path: Path) -> None:
-    rows = checked(command.run("compiled", compiled.QUICK, tmp_path), {"vcut, plain", "vcut, compiled"})
+    rows = checked(
+        command.run("compiled", CHAPTERS["compiled"].quick, tmp_path), {"vcut, plain", "vcut, compiled"}
+    )
     assert max(max(errors(row)) for row in rows.values()) < EXACT
     assert rows["vcut, compiled"].details["compiling, s"] > 1
 
 
 @pytest.mark.parity
 def test_loading(tmp_path: Path) -> None:
-    rows = {row.contender: row for row in command.run("loading", loading.QUICK, tmp_path).rows}
+    rows = {row.contender: row for row in command.run("loading", CHAPTERS["loading"].quick, tmp_path).rows}
     assert {*loading.FORMS, CONTENDERS["diffusers"]} == rows.keys() - {CONTENDERS["diffusers-same"]}
     assert errors(rows["vcut, baseline"]) == (0.0, 0.0)
     assert all(row.details["tensors, GiB"] > 0 for row in rows.values())
 
 
+@pytest.mark.parity
+def test_a_unet_call_as_the_clip_grows(tmp_path: Path) -> None:
+    rows = command.run("scaling", CHAPTERS["scaling"].quick, tmp_path).rows
+    cases = [row.case for row in rows]
+    assert len(set(cases)) == 3
+    assert len(cases) == 9, "three contenders on every clip"
+    assert max(max(errors(row)) for row in rows) < EXACT
+
+
+@pytest.mark.slow
+def test_loading_one_file_of_the_published_layout(tmp_path: Path) -> None:
+    settings = dataclasses.replace(CHAPTERS["loading"].quick, single_file=True)
+    rows = command.run("loading", settings, tmp_path).rows
+    assert {row.contender for row in rows} == {*loading.FORMS}
+    assert (tmp_path / "tiny-float32.safetensors").is_file()
+    assert all(row.details["tensors, GiB"] > 0 for row in rows)
+
+
 def test_one_call_alone_is_measured_beside_what_was_counted(tmp_path: Path) -> None:
-    (row,) = command.run("full_size", full_size.QUICK, tmp_path).rows
+    (row,) = command.run("full_size", CHAPTERS["full_size"].quick, tmp_path).rows
     assert row.peak is None or row.peak >= 0
     assert len(row.seconds) == 1
     assert row.seconds[0] > 0
     assert row.flop
-    assert row.details["vcut cost says, GiB"] > 0
+    assert row.details["counted by vcut cost, GiB"] > 0
 
 
 def test_numbers_survive_the_file_and_replace_only_their_own(tmp_path: Path) -> None:
@@ -115,7 +127,7 @@ def test_numbers_survive_the_file_and_replace_only_their_own(tmp_path: Path) -> 
     report.save(file, [calls])
     assert report.load(file) == [calls]
     again = dataclasses.replace(calls, title="Calls again")
-    assert report.merged([calls, runs], [again], command.SCRIPTS) == [again, runs]
+    assert report.merged([calls, runs], [again], list(CHAPTERS)) == [again, runs]
     text = calls.markdown()
     assert "| vcut | 1.00 | 1.00 to 1.00 (1) | 2.00 |" in text
     assert "T did not run: `why`" in text
@@ -139,8 +151,34 @@ def test_the_difference_is_relative_to_the_second() -> None:
         difference(expected[:1], expected)
 
 
-def test_every_script_has_settings_that_options_can_change() -> None:
-    for script in (unet_call, sampling, vae_decode, compiled, loading, scaling, full_size):
-        assert type(script.FULL) is type(script.QUICK)
-        assert script.FULL.model == "svd-xt"
-        assert script.QUICK.model == "tiny"
+def test_every_chapter_has_settings_that_options_can_change() -> None:
+    for name, chapter in CHAPTERS.items():
+        assert type(chapter.full) is type(chapter.quick), name
+        assert chapter.full.model == "svd-xt"
+        assert chapter.quick.model == "tiny"
+
+
+def test_options_change_the_settings_and_are_named_in_the_command() -> None:
+    parser = argparse.ArgumentParser()
+    command.add_settings(parser, {"loading": CHAPTERS["loading"].full})
+    base = CHAPTERS["loading"].full
+    assert command.changed(base, parser.parse_args([])) == base
+    given = "--to bfloat16 float16 --rounds 5 --single-file"
+    settings = command.changed(base, parser.parse_args(given.split()))
+    assert settings == dataclasses.replace(base, to=("bfloat16", "float16"), rounds=5, single_file=True)
+    assert " ".join(command.options(settings, base)) == given
+
+
+def test_the_published_numbers_can_be_read_and_name_commands_that_exist() -> None:
+    sections = report.load(ROOT / "docs" / "benchmarks.json")
+    assert {section.name for section in sections} == CHAPTERS.keys()
+    for section in sections:
+        assert section.title == CHAPTERS[section.name].title
+        assert "date" in section.machine
+        _, _, module, *options = section.command.split()
+        assert module == CHAPTERS[section.name].run.__module__
+        parser = argparse.ArgumentParser()
+        command.add_shared(parser, CHAPTERS)
+        command.add_settings(parser, {section.name: CHAPTERS[section.name].full})
+        parser.parse_args(options)
+    assert (ROOT / "docs" / "benchmarks.md").read_text() == report.page(sections), "made with --report"

@@ -1,4 +1,4 @@
-"""What was measured, as plain values in a JSON file, as tables and as a plot."""
+"""Numbers of the benchmarks: plain values, kept in a JSON file and shown as a page of tables."""
 
 from __future__ import annotations
 
@@ -8,18 +8,24 @@ import json
 import os
 import platform
 import statistics
-from collections.abc import Sequence
+import subprocess
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from benchmarks.worker import CONTENDERS
+import torch
+
+from benchmarks.harness.rounds import ROOT
+from benchmarks.harness.worker import CONTENDERS
 from vcut.analysis.text_table import Table
 
 PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "tgate", "DeepCache", "numpy")
 REFERENCES = {"diffusers": "x installed", "diffusers-same": "x same settings"}
-"""Whose time is divided by a row's, and the column's name."""
+"""Contenders whose time is divided by a row's, and the name of that column."""
+CHANGING = ("date", "commit", "load average")
+"""What is said of a machine that differs from one run to the next."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +35,10 @@ class Row:
     Attributes:
         case: what was run.
         contender: who ran it.
-        seconds: of each round.
-        peak: bytes that were resident at the most, above what was before.
-        flop: floating-point operations of one run, two per multiply-accumulate, as this contender computes it.
-        attainable: GFLOP/s of the best of large matrix products on this machine, measured in the same rounds.
+        seconds: time of each round.
+        peak: most bytes that were resident at one time, above what was resident before.
+        flop: twice the multiply-accumulates of one run, as :mod:`vcut.analysis.counting` counts what this contender
+            computes.
         difference: from the case's first row: largest over largest, and norm over norm.
         details: further columns by name.
     """
@@ -42,24 +48,31 @@ class Row:
     seconds: list[float]
     peak: int | None = None
     flop: int | None = None
-    attainable: float | None = None
     difference: tuple[float, float] | None = None
     details: dict[str, float] = field(default_factory=dict)
 
     @property
     def median(self) -> float:
-        """Of the seconds."""
+        """Median of the seconds."""
         return statistics.median(self.seconds)
 
     @property
     def rate(self) -> float | None:
-        """GFLOP/s."""
+        """Counted GFLOP per second."""
         return None if self.flop is None else self.flop / self.median / 1e9
+
+
+class Found(NamedTuple):
+    """Result of measuring: rows, remarks, and the reasons why something did not run, by its name."""
+
+    rows: Sequence[Row]
+    notes: Sequence[str] = ()
+    missing: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
 class Section:
-    """What one script measured: ``missing`` says what did not run, and why."""
+    """One chapter of the report, as it was measured by ``command`` on ``machine``: see :class:`Found`."""
 
     name: str
     title: str
@@ -88,14 +101,12 @@ class Section:
         return Table(title, tuple(head), body)
 
     def lines(self) -> list[str]:
-        """What stands below the tables."""
+        """Lines below the tables: notes, what did not run, and how, when and at which commit it was measured."""
         failed = [f"{name} did not run: `{reason}`" for name, reason in self.missing.items()]
+        when = [self.machine.get("date", "date unknown")]
+        when += [f"commit {self.machine['commit']}"] if "commit" in self.machine else []
         load = self.machine.get("load average", "?")
-        return [
-            *self.notes,
-            *failed,
-            f"`{self.command}`, {self.machine.get('date', '?')}, load before: {load}.",
-        ]
+        return [*self.notes, *failed, f"`{self.command}`, {', '.join(when)}, load before: {load}."]
 
     def __str__(self) -> str:
         tables = "\n\n".join(map(str, self.tables()))
@@ -103,13 +114,13 @@ class Section:
         return "\n".join([self.title, "", tables, "", *self.lines(), *machine])
 
     def markdown(self) -> str:
-        """As a chapter of the report."""
+        """The chapter in Markdown."""
         tables = [text for table in self.tables() for text in (table.markdown(), "")]
         return "\n".join([f"## {self.title}", "", *tables, *(f"- {line}" for line in self.lines())])
 
 
 def _cells(row: Row, rows: Sequence[Row]) -> dict[str, str]:
-    """The columns that apply."""
+    """The cells of ``row`` by column; ``rows`` are those of its case."""
     named = {other.contender: other for other in rows}
     spread = f"{min(row.seconds):.2f} to {max(row.seconds):.2f}"
     cells = {"seconds": f"{row.median:.2f}", "spread": f"{spread} ({len(row.seconds)})"}
@@ -118,8 +129,6 @@ def _cells(row: Row, rows: Sequence[Row]) -> dict[str, str]:
             cells[column] = f"{other.median / row.median:.2f}"
     if (rate := row.rate) is not None:
         cells["GFLOP/s"] = f"{rate:.0f}"
-        if row.attainable:
-            cells["of the peak"] = f"{rate / row.attainable:.0%}"
     if row.peak is not None:
         cells["memory, GiB"] = f"{row.peak / 2**30:.2f}"
         same = named.get(CONTENDERS["diffusers-same"])
@@ -148,6 +157,8 @@ def machine() -> dict[str, str]:
         "system": f"{platform.system()} {platform.release()}, {' '.join(platform.libc_ver())}, huge pages {pages}",
         "Python": platform.python_version(),
         "versions": ", ".join(f"{name} {_version(name)}" for name in PACKAGES),
+        "threads": str(torch.get_num_threads()),
+        "commit": _commit(),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "load average": f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "?",
     }
@@ -159,7 +170,7 @@ def save(path: Path, sections: Sequence[Section]) -> None:
 
 
 def load(path: Path) -> list[Section]:
-    """Read what :func:`save` wrote; nothing if there is no such file."""
+    """Read what :func:`save` wrote; an empty list if there is no such file."""
     if not path.is_file():
         return []
     return [_section(data) for data in json.loads(path.read_text())]
@@ -181,18 +192,23 @@ def _pair(values: list[float] | None) -> tuple[float, float] | None:
 
 
 INTRODUCTION = """\
-Each table is one run of one script. The contenders have the same random weights and inputs, each is a process of its
-own, and they take turns: a warm-up of all, then rounds of all. *seconds* is the median, *spread* the fastest to the
-slowest and how many. *x installed* and *x same settings* say how many times as fast as diffusers a row is: as
-installed, with nothing set; and with the two settings of the process that vcut runs with here, an allocator that
-keeps large blocks (`vcut.runtime.keep_large_blocks`, which the command calls) and
-`torch.set_float32_matmul_precision("medium")` (its `--matmul-precision medium`). *GFLOP/s* count every convolution as
-its plain sum over the pixels of a map, without the zeros around it, which oneDNN skips. *The peak* is that of large
-matrix products in which nothing can be skipped. vcut can pass it: packed, it takes fewer products than the plain sum
-for convolutions of upsampled maps and, in float32, for wide ones. *memory* is the most that was resident beyond the
-weights, *memory of same* its share of what diffusers with the same settings takes; *difference* that of the output
-from the first row's: largest over largest, and norm over norm. vcut's weights are packed for the CPU before the clock
-starts (`vcut.layers.pack`, as the command does once), except under *Loading a checkpoint*.
+Each table is one run of one script. All contenders have the same random weights and inputs. Each is a process of its
+own, and they take turns: all warm up, then all run, round after round.
+
+- *seconds* is the median of the rounds, *spread* goes from the fastest to the slowest; the number of rounds follows.
+- *x installed* says how many times as fast as diffusers a row is, when nothing is set for diffusers.
+- *x same settings* says the same of diffusers with the two settings that vcut's process has here: an allocator that
+  keeps large blocks (`vcut.runtime.keep_large_blocks`, which the command calls), and
+  `torch.set_float32_matmul_precision("medium")` (the command's `--matmul-precision medium`).
+- *GFLOP/s* is twice the multiply-accumulates that `vcut.analysis.counting` counts, over the seconds. It counts each
+  convolution as its plain sum, though kernels leave out products with the zeros around a map, and vcut's packed
+  convolutions need fewer products: it says how fast the work is done, and has no upper limit.
+- *memory* is the most that was resident beyond the weights, *memory of same* its share of what diffusers with the
+  same settings takes.
+- *difference* is how far the output is from the first row's: largest over largest, and norm over norm.
+
+vcut's weights are packed for the CPU before the clock starts (`vcut.layers.pack`, which the command calls once),
+unless the row says otherwise.
 """
 
 
@@ -207,8 +223,8 @@ def page(sections: Sequence[Section]) -> str:
     lines += [
         "## Again",
         "",
-        '`pip install -e ".[bench]"`, then `python -m benchmarks`; `--only unet_call` runs one script and leaves',
-        "the other chapters as they are, `--report` builds this page anew from `benchmarks.json`.",
+        '`pip install -e ".[bench]"`, then `python -m benchmarks`; `--only unet_call` measures one chapter and',
+        "leaves the others as they are, `--report` builds this page anew from `benchmarks.json`.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -217,9 +233,7 @@ def _machines(sections: Sequence[Section]) -> dict[tuple[tuple[str, str], ...], 
     """Machines, each with the sections that were measured there; one, unless the chapters are from several."""
     machines: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for section in sections:
-        fixed = [
-            (name, text) for name, text in section.machine.items() if name not in ("date", "load average")
-        ]
+        fixed = [(name, text) for name, text in section.machine.items() if name not in CHANGING]
         machines.setdefault(tuple(fixed), []).append(section.name)
     return machines
 
@@ -227,6 +241,15 @@ def _machines(sections: Sequence[Section]) -> dict[tuple[tuple[str, str], ...], 
 def _read(path: str) -> list[str]:
     file = Path(path)
     return file.read_text().splitlines() if file.is_file() else []
+
+
+def _commit() -> str:
+    """The commit of this repository, marked if files were changed since; ``?`` without git."""
+    words = ["git", "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(words, cwd=ROOT, capture_output=True, check=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "?"
 
 
 def _version(package: str) -> str:

@@ -10,30 +10,41 @@ import dataclasses
 import json
 import math
 import zlib
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vcut.clip import CLIPVisionEncoder
 from vcut.config import CONFIGS, SVDConfig
+from vcut.kernels import runtime
 from vcut.unet import UNet
 from vcut.vae import VAE
 from weights_tools.checkpoint import FOLDERS
 from weights_tools.configs import diffusers_files
+from weights_tools.convert import convert
 from weights_tools.remap import Lazy, compare, lazily_to_layout
 from weights_tools.structure import PARTS, Part
 from weights_tools.tensor_file import write
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-KINDS = {"unet": UNet, "vae": VAE, "clip": CLIPVisionEncoder}
+KINDS: dict[Part, Callable[[Any], nn.Module]] = {"unet": UNet, "vae": VAE, "clip": CLIPVisionEncoder}
 
 
 def configuration(model: str) -> SVDConfig:
     """The configuration of that name, with the resnet eps of diffusers: 1e-6 where the official code has 1e-5."""
     config = CONFIGS[model]
     return dataclasses.replace(config, unet=dataclasses.replace(config.unet, diffusers_norm_eps=True))
+
+
+def native(dtypes: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The dtypes that this CPU computes itself, and a reason for each that it does not."""
+    emulated = [dtype for dtype in dtypes if runtime.is_emulated(DTYPES[dtype])]
+    own = [dtype for dtype in dtypes if dtype not in emulated]
+    return own, dict.fromkeys(emulated, "this CPU has no such arithmetic")
 
 
 def write_part(folder: Path, config: SVDConfig, part: Part, dtype: str) -> Path:
@@ -45,13 +56,12 @@ def write_part(folder: Path, config: SVDConfig, part: Part, dtype: str) -> Path:
     out.mkdir(parents=True)
     with torch.device("meta"):
         sketch = KINDS[part](getattr(config, part)).state_dict()
-    structure = compare(
-        {name: tuple(tensor.shape) for name, tensor in sketch.items()}, part, "vcut"
-    ).structure
+    shapes = {name: tuple(tensor.shape) for name, tensor in sketch.items()}
+    structure = compare(shapes, part, "vcut").structure
     precision = DTYPES[dtype]
     drawn = Lazy({name: partial(_draw, name, tensor, precision) for name, tensor in sketch.items()})
-    shapes = lazily_to_layout(sketch, "diffusers", structure)
-    specs = {name: (precision, tuple(shapes[name].shape)) for name in shapes}
+    stored = lazily_to_layout(sketch, "diffusers", structure)
+    specs = {name: (precision, tuple(stored[name].shape)) for name in stored}
     tensors = lazily_to_layout(drawn, "diffusers", structure)
     write(out / f"{stem}.safetensors", specs, tensors, {"format": "pt"})
     settings = diffusers_files(config.to_dict())[f"{subfolder}/config.json"]
@@ -70,8 +80,21 @@ def write_model(folder: Path, config: SVDConfig, dtype: str) -> Path:
     return out
 
 
+def write_single_file(folder: Path, config: SVDConfig, dtype: str) -> Path:
+    """The same checkpoint as one file in the published layout; written, after the folder, if it is not there."""
+    out = folder / f"{config.name}-{dtype}.safetensors"
+    if not out.is_file():
+        convert(write_model(folder, config, dtype), out, "sgm")
+    return out
+
+
+def path_size(folder: Path) -> int:
+    """Bytes of the weights in ``folder``."""
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+
 def _draw(name: str, like: Tensor, dtype: torch.dtype) -> Tensor:
-    """Matrices as torch draws them, norms near 1, biases and mix factors near 0."""
+    """Values of one tensor: matrices as torch draws them, norms near 1, biases and mix factors near 0."""
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     bound = 0.1 if like.ndim < 2 else 1 / math.sqrt(like[0].numel())
     values = torch.empty(like.shape).uniform_(-bound, bound, generator=generator)

@@ -1,8 +1,8 @@
 """Decoding latents to frames, all frames of a clip together: vcut's VAE beside diffusers'.
 
-    python -m benchmarks.vae_decode [--frames 4 --height 256 --width 256] [--dtype float32] [--rounds 2]
+    python -m benchmarks.vae [--frames 4 --height 256 --width 256] [--dtype float32] [--rounds 2]
 
-bfloat16 is left out on a CPU that has no such arithmetic.
+A dtype that this CPU only emulates is left out.
 """
 
 from __future__ import annotations
@@ -14,26 +14,23 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks import command
-from benchmarks.padding import padding_macs
-from benchmarks.report import Row, Section
-from benchmarks.rounds import Entry, alternate, difference, workers
-from benchmarks.unet_call import entry_notes, matrix_peak
-from benchmarks.weights import DTYPES, configuration, write_part
-from benchmarks.worker import CONTENDERS, Built
+from benchmarks.harness import command
+from benchmarks.harness.report import Found, Row
+from benchmarks.harness.rounds import Entry, alternate, difference, entry_notes, workers
+from benchmarks.harness.weights import DTYPES, configuration, native, write_part
+from benchmarks.harness.worker import CONTENDERS, Built
 from vcut.analysis.counting import vae_networks
 from vcut.config import VAEConfig
-from vcut.kernels import runtime
-from vcut.layers import pack
+from vcut.layers import assembled, pack
 from vcut.vae import VAE
 from weights_tools.checkpoint import open_checkpoint
 
-MODULE = "benchmarks.vae_decode"
+MODULE = "benchmarks.vae"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Sizes in pixels."""
+    """Sizes in pixels; ``minutes`` are for each dtype."""
 
     model: str = "svd-xt"
     dtype: tuple[str, ...] = ("float32", "bfloat16")
@@ -41,37 +38,25 @@ class Settings:
     height: int = 256
     width: int = 256
     rounds: int = 2
-    minutes: float = 4.0  # for each dtype
+    minutes: float = 4.0
 
 
-FULL = Settings()
-QUICK = Settings("tiny", ("float32",), frames=2, height=32, width=32, rounds=1, minutes=1.0)
-
-
-def run(settings: Settings, folder: Path) -> Section:
+def run(settings: Settings, folder: Path) -> Found:
     """Measure the dtypes one after the other."""
     config = configuration(settings.model)
-    operations = flop(config.vae, settings)
+    size = (settings.frames, settings.height, settings.width)
+    operations = 2 * vae_networks(config.vae, *size)[1].macs.total
     rows: list[Row] = []
     notes: list[str] = [settings.model]
-    missing: dict[str, str] = {}
-    threads = "?"
-    for dtype in settings.dtype:
-        if runtime.is_emulated(getattr(torch, dtype)):
-            missing["bfloat16"] = "this CPU has no bfloat16 arithmetic"
-            continue
+    dtypes, missing = native(settings.dtype)
+    for dtype in dtypes:
         case = f"{dtype}, decoding {settings.frames} frames of {settings.width}x{settings.height}"
-        command.progress(case)
         path = write_part(folder, config, "vae", dtype)
         with ExitStack() as stack:
-            size = (settings.frames, settings.height, settings.width)
             build = {"path": str(path), "model": settings.model, "dtype": dtype, "size": size}
             processes, _ = workers(stack, MODULE, dict.fromkeys(CONTENDERS, build))
             entries = [Entry(worker, "decode") for worker in processes.values()]
-            best = [matrix_peak(processes["vcut"], dtype, settings.model)]
             alternate(entries, rounds=settings.rounds, minutes=settings.minutes)
-            best.append(matrix_peak(processes["vcut"], dtype, settings.model))
-            threads = str(processes["vcut"].settings["threads"])
         expected = entries[0].result()
         notes += entry_notes(entries)
         rows += [
@@ -81,22 +66,11 @@ def run(settings: Settings, folder: Path) -> Section:
                 entry.seconds,
                 peak=entry.peak,
                 flop=operations,
-                attainable=max(best),
                 difference=difference(entry.result(), expected),
             )
             for entry in entries
         ]
-    title = "Decoding a clip"
-    return Section("vae_decode", title, tuple(rows), tuple(notes), missing, {"threads": threads})
-
-
-def flop(config: VAEConfig, settings: Settings) -> int:
-    """Operations of decoding, but for zeros around maps."""
-    size = (settings.frames, settings.height, settings.width)
-    with torch.device("meta"):
-        vae, latents = VAE(config), _latents(config, size)
-    _, decoder = vae_networks(config, *size)
-    return 2 * (decoder.macs.total - padding_macs(lambda: vae.decode(latents)))
+    return Found(rows, notes, missing)
 
 
 def _latents(config: VAEConfig, size: tuple[int, int, int]) -> Tensor:
@@ -107,13 +81,11 @@ def _latents(config: VAEConfig, size: tuple[int, int, int]) -> Tensor:
 
 
 def build(contender: str, *, path: str, model: str, dtype: str, size: tuple[int, int, int]) -> Built:
-    """In a worker: decoding the same latents ``[1, f, z, h, w]`` to frames ``[1, f, 3, H, W]``."""
+    """Make decoding ready, in a worker: the same latents ``[1, f, z, h, w]`` to frames ``[1, f, 3, H, W]``."""
     config = configuration(model).vae
     latents = _latents(config, size).to(DTYPES[dtype])
     if contender == "vcut":
-        with torch.device("meta"):
-            ours = VAE(config)
-        ours.load_state_dict(open_checkpoint(path).read("vae"), strict=True, assign=True)
+        ours = assembled(VAE, config, open_checkpoint(path).read("vae"))
         ours.eval().requires_grad_(False)
         pack(ours)
 
@@ -121,7 +93,7 @@ def build(contender: str, *, path: str, model: str, dtype: str, size: tuple[int,
             return ours.decode(z)
 
     else:
-        from benchmarks import peers
+        from benchmarks.harness import peers
 
         theirs = peers.vae(Path(path))
 
@@ -134,5 +106,15 @@ def build(contender: str, *, path: str, model: str, dtype: str, size: tuple[int,
     return {"decode": lambda: decode(latents)}, {}
 
 
+CHAPTERS = {
+    "vae_decode": command.Chapter(
+        "Decoding a clip",
+        run,
+        Settings(),
+        Settings("tiny", ("float32",), frames=2, height=32, width=32, rounds=1, minutes=1.0),
+    )
+}
+
+
 if __name__ == "__main__":
-    command.main("vae_decode")
+    command.main("vae")

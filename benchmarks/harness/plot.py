@@ -9,9 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import Row, Section
+from benchmarks.harness.report import Row, Section
 
-BARS = ("unet_call", "sampling", "vae_decode", "compiled", "loading")
 SHADES = {
     "diffusers": ("#9aa5b1", "#52606d"),
     "vcut": ("#8ecae6", "#3d8fb5", "#1d5f85", "#0b3954"),
@@ -27,12 +26,13 @@ def plot(sections: Sequence[Section], path: Path) -> None:
 
     panels: list[Callable[[Any], None]] = []
     for section in sections:
-        if section.name in BARS:
-            for case in dict.fromkeys(row.case for row in section.rows):
-                rows = [row for row in section.rows if row.case == case]
-                panels.append(partial(_bars, title=f"{section.title}: {case}", rows=rows))
-        else:
+        if section.name == "scaling":
             panels += _curves(section.rows)
+            continue
+        for case in dict.fromkeys(row.case for row in section.rows):
+            rows = [row for row in section.rows if row.case == case]
+            if len(rows) > 1:
+                panels.append(partial(_bars, title=f"{section.title}: {case}", rows=rows))
     columns = 2
     lines = max(1, -(-len(panels) // columns))
     figure = Figure(figsize=(12, 3 * lines), layout="constrained")
@@ -60,7 +60,7 @@ def _curves(rows: Sequence[Row]) -> list[Callable[[Any], None]]:
     """Panels of the time over the frames at the size that has most of them, and over the size."""
     clips = {}
     for row in rows:
-        if found := re.fullmatch(r"(\d+) frames of (\d+)x(\d+)", row.case):
+        if found := re.search(r"(\d+) frames of (\d+)x(\d+)", row.case):
             clips[row.case] = (int(found[1]), int(found[2]) * int(found[3]))
     if not clips:
         return []

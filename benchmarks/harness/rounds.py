@@ -1,4 +1,4 @@
-"""Workers, and taking turns: warm-up of all, then rounds A B C A B C, so that a slow minute falls on everyone."""
+"""Processes that take turns: all warm up, then rounds A B C A B C, so that a slow minute falls on everyone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 class WorkerError(RuntimeError):
@@ -24,12 +24,12 @@ class WorkerError(RuntimeError):
 
 
 class Worker:
-    """A contender's process; see :mod:`benchmarks.worker`. Leaving the ``with`` block kills it."""
+    """A contender's process; see :mod:`benchmarks.harness.worker`. Leaving the ``with`` block kills it."""
 
     def __init__(self, contender: str, module: str) -> None:
         self.contender = contender
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.worker", contender, module],
+            [sys.executable, "-m", "benchmarks.harness.worker", contender, module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -80,9 +80,9 @@ class Worker:
 def workers(
     stack: ExitStack, module: str, builds: Mapping[str, Mapping[str, Any]]
 ) -> tuple[dict[str, Worker], dict[str, dict[str, Any]]]:
-    """A worker for each contender, until ``stack`` closes, and what each built, told ``builds[contender]``.
+    """Start a worker for each contender, until ``stack`` closes, and let all build side by side.
 
-    They start and build side by side.
+    Returns the workers, and what each answered to ``builds[contender]``.
     """
     found = {name: stack.enter_context(Worker(name, module)) for name in builds}
     for name, worker in found.items():
@@ -93,7 +93,7 @@ def workers(
 
 
 def alone(contender: str, module: str, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """What the function ``name`` of ``module`` returns in a fresh worker."""
+    """Call the function ``name`` of ``module`` in a fresh worker, and return its result."""
     with Worker(contender, module) as worker:
         worker.settings = worker.receive()
         return worker.ask("call", function=f"{module}:{name}", arguments=dict(arguments))
@@ -121,22 +121,16 @@ class Entry:
     error: str | None = None
 
     def result(self) -> NDArray[np.float32]:
-        """What it computed last."""
+        """Output of its last run."""
         assert self.output is not None
         return self.output
 
 
-def alternate(
-    entries: Sequence[Entry],
-    *,
-    rounds: int,
-    minutes: float,
-    between: Callable[[], object] = lambda: None,
-) -> int:
+def alternate(entries: Sequence[Entry], *, rounds: int, minutes: float) -> int:
     """Warm every entry up, then run all of them in turn, ``rounds`` times or until ``minutes`` have passed.
 
-    One round is run in any case (unless ``rounds`` is 0), and none is begun that would not end in time. ``between``
-    is called before each. Returns the number of rounds.
+    One round is run in any case (unless ``rounds`` is 0), and none is begun that would not end in time. Returns the
+    number of rounds.
     """
     begin = time.monotonic()
     for entry in entries:
@@ -144,7 +138,6 @@ def alternate(
     done = 0
     while done < rounds:
         start = time.monotonic()
-        between()
         done += 1
         for entry in entries:
             _run(entry, entry.variant, f"round {done}", trim=entry.trim)
@@ -173,6 +166,12 @@ def _run(entry: Entry, variant: str, label: str, *, trim: bool) -> None:
     if reply["peak"] is not None and (label != "warm-up" or not entry.trim):
         entry.peak = max(entry.peak or 0, reply["peak"])
     print(f"{label}: {entry.worker.contender}, {variant}: {reply['seconds']:.2f} s", file=sys.stderr)
+
+
+def entry_notes(entries: Sequence[Entry]) -> list[str]:
+    """A warning if weights had to be read from the disk while the clock ran."""
+    faults = sum(entry.disk_faults for entry in entries)
+    return [f"{faults} pages were read from the disk within measured runs."] if faults else []
 
 
 def difference(actual: NDArray[np.float32], expected: NDArray[np.float32]) -> tuple[float, float]:

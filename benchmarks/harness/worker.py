@@ -1,4 +1,4 @@
-"""One contender in a process of its own: ``python -m benchmarks.worker CONTENDER MODULE``.
+"""One contender in a process of its own: ``python -m benchmarks.harness.worker CONTENDER MODULE``.
 
 The allocator's settings and the peak of memory belong to a process, so each contender has one. Commands come as lines
 of JSON on standard input and each is answered by one line; whatever a library prints goes to standard error.

@@ -1,4 +1,4 @@
-"""In a fresh worker: load a checkpoint once. Nothing is imported here that the contenders would import themselves."""
+"""Loading of a checkpoint, once, in a fresh worker. Nothing is imported here that contenders import themselves."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.worker import memory, reset_peak
+from benchmarks.harness.worker import memory, reset_peak
 
 
 def measure(
@@ -54,6 +54,7 @@ def measure(
         "touch": touched,
         "peak": after["VmHWM"] - before["VmRSS"] if measurable else 0,
         "own": after["RssAnon"] - before["RssAnon"],
+        "mapped": after["RssFile"] - before["RssFile"],
         "bytes": sum(tensor.numel() * tensor.itemsize for tensor in tensors),
         "total": total,
         "threads": torch.get_num_threads(),
