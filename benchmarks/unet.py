@@ -16,7 +16,6 @@ a GPU, which are larger than a CPU's.
 from __future__ import annotations
 
 import dataclasses
-import statistics
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -71,7 +70,7 @@ class Settings:
     """What is called, by whom, and how often.
 
     Attributes:
-        contenders: names in :data:`CALLERS`; outputs are compared with the first one's.
+        contenders: keys of :data:`CALLERS`; outputs are compared with the first one's.
         clips: each frames x width x height, in pixels.
         emulated: the clip in a dtype that this CPU only emulates; empty leaves the dtype out.
         warm_up: ``same`` warms up with the call itself; ``small``, for long calls, with the smallest clip.
@@ -103,7 +102,8 @@ class Call:
     @property
     def variant(self) -> str:
         """Name of the call in a worker."""
-        return f"{self.form} {self.way} {self.batch}x{self.frames}x{self.height}x{self.width}"
+        way = "" if self.way == "packed" else f"{self.way} "
+        return f"{self.form} {way}{self.batch}x{self.frames}x{self.height}x{self.width}"
 
 
 def run(settings: Settings, folder: Path) -> Found:
@@ -123,27 +123,60 @@ def run(settings: Settings, folder: Path) -> Found:
     return Found(rows, notes, {dtype: why for dtype, why in missing.items() if dtype not in clips})
 
 
+class Turn(NamedTuple):
+    """One contender's call on one clip, which is given as frames x width x height in pixels."""
+
+    clip: str
+    caller: Caller
+    call: Call
+
+
 def _of_dtype(
     settings: Settings, dtype: str, clips: Sequence[str], folder: Path
 ) -> tuple[list[Row], list[str]]:
-    """Rows and notes of one dtype: every contender on every clip, in turns."""
+    """Rows and notes of one dtype: every contender on every clip."""
     config = configuration(settings.model)
     callers = [CALLERS[name] for name in settings.contenders]
-    runs = [(clip, caller, _call(config, settings, clip, caller)) for clip in clips for caller in callers]
+    turns = [
+        Turn(clip, caller, _call(config, settings, clip, caller)) for clip in clips for caller in callers
+    ]
     path = write_part(folder, config, "unet", dtype)
-    calls: dict[str, list[Call]] = {caller.process: [] for caller in callers}
-    for _, caller, call in runs:
-        calls[caller.process].append(call)
+    entries, compiled = _measured(settings, config, turns, path)
+
+    notes = [f"The weights in {dtype} are {path_size(path) / 2**30:.2f} GiB.", *entry_notes(entries)]
+    expected = {clip: entries[i * len(callers)].result() for i, clip in enumerate(clips)}
+    if dtype != "float32" and callers[0].process != "vcut":
+        expected = _in_float32(settings, config, clips, folder)
+        notes.append(f"In {dtype}, the difference is from diffusers in float32.")
+    rows = []
+    for turn, entry in zip(turns, entries, strict=True):
+        row = _row(config, dtype, settings.batch, turn, entry)
+        got = entry.result()
+        if len(callers) > 1:
+            row = dataclasses.replace(row, difference=difference(got, expected[turn.clip][-len(got) :]))
+        else:
+            row.details["counted by vcut cost, GiB"] = counted_peak(config, turn.call, dtype) / 2**30
+        if turn.call in compiled:
+            row.details["compiling, s"] = max(0.0, compiled[turn.call] - row.median)
+        rows.append(row)
+    return rows, notes
+
+
+def _measured(
+    settings: Settings, config: SVDConfig, turns: Sequence[Turn], path: Path
+) -> tuple[list[Entry], dict[Call, float]]:
+    """What was measured of every turn, and the seconds of each compiled network's first call."""
+    calls: dict[str, list[Call]] = {}
+    for turn in turns:
+        calls.setdefault(turn.caller.process, []).append(turn.call)
     small = settings.warm_up == "small"
     with ExitStack() as stack:
         processes, _ = workers(stack, MODULE, {name: _build(path, settings, c) for name, c in calls.items()})
-        first = {
-            call: processes[caller.process].ask("run", variant=call.variant, output=None, trim=False)[
-                "seconds"
-            ]
-            for _, caller, call in runs
-            if call.way == "compiled"
-        }
+        first = {}
+        for _, caller, call in turns:
+            if call.way == "compiled":
+                reply = processes[caller.process].ask("run", variant=call.variant, output=None, trim=False)
+                first[call] = reply["seconds"]
         entries = [
             Entry(
                 processes[caller.process],
@@ -151,39 +184,25 @@ def _of_dtype(
                 warm_up=small_call(config, call).variant if small else None,
                 trim=small,
             )
-            for _, caller, call in runs
+            for _, caller, call in turns
         ]
         alternate(entries, rounds=settings.rounds, minutes=settings.minutes)
+    return entries, first
 
-    notes = [f"The weights in {dtype} are {path_size(path) / 2**30:.2f} GiB.", *entry_notes(entries)]
-    expected = {clip: entries[i * len(callers)].result() for i, clip in enumerate(clips)}
-    if dtype != "float32" and callers[0].process != "vcut":
-        expected = _in_float32(settings, config, clips, folder)
-        notes.append(f"In {dtype}, the difference is from diffusers in float32.")
-    alone = len(callers) == 1
-    rows = []
-    for (clip, caller, call), entry in zip(runs, entries, strict=True):
-        got = entry.result()
-        if not np.isfinite(got).all():
-            raise RuntimeError(f"{caller.label} gave NaN or infinity: {clip} in {dtype}")
-        details = {}
-        if call in first:
-            details["compiling, s"] = max(0.0, first[call] - statistics.median(entry.seconds))
-        if alone:
-            details["counted by vcut cost, GiB"] = counted_peak(config, call, dtype) / 2**30
-        frames, size = clip.split("x", 1)
-        rows.append(
-            Row(
-                f"{dtype}, {settings.batch} x {frames} frames of {size}",
-                caller.label,
-                entry.seconds,
-                peak=entry.peak,
-                flop=flop(config, call, published=caller.process != "vcut"),
-                difference=None if alone else difference(got, expected[clip][-len(got) :]),
-                details=details,
-            )
-        )
-    return rows, notes
+
+def _row(config: SVDConfig, dtype: str, batch: int, turn: Turn, entry: Entry) -> Row:
+    """The row of one turn, before it is compared.
+
+    Raises:
+        RuntimeError: the call gave NaN or infinity.
+    """
+    clip, caller, call = turn
+    if not np.isfinite(entry.result()).all():
+        raise RuntimeError(f"{caller.label} gave NaN or infinity: {clip} in {dtype}")
+    frames, size = clip.split("x", 1)
+    operations = flop(config, call, published=caller.process != "vcut")
+    case = f"{dtype}, {batch} x {frames} frames of {size}"
+    return Row(case, caller.label, entry.seconds, peak=entry.peak, flop=operations)
 
 
 def _call(config: SVDConfig, settings: Settings, clip: str, caller: Caller) -> Call:
