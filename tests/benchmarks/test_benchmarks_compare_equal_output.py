@@ -22,6 +22,12 @@ EXACT = 2e-5
 """Relative, float32: other orders of summation, over some steps."""
 
 
+@pytest.fixture(autouse=True)
+def no_rounding_of_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With AMX, oneDNN rounds float32 to bfloat16 at torch's medium precision, in diffusers as in vcut."""
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
+
+
 def checked(section: Section, names: set[str]) -> dict[str, Row]:
     """The rows by contender, once what every row must have is there."""
     rows = {row.contender: row for row in section.rows}
