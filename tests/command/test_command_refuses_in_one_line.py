@@ -280,7 +280,11 @@ def test_the_module_runs_as_the_command(workplace: Path) -> None:
 def test_an_interrupted_run_leaves_no_partial_file(workplace: Path, stop: signal.Signals) -> None:
     before = snapshot(workplace)
     options = ("--model", "tiny", "--steps", "100000", "-o", "new.mp4", "--seed", "0")
+    # A shell without job control starts its background jobs deaf to SIGINT, and so are their children. A signal
+    # with a handler, as opposed to an ignored one, is at its default in a new process.
+    before_start = signal.signal(stop, signal.default_int_handler)
     process = start("generate", "photo.jpg", *options)
+    signal.signal(stop, before_start)
     assert process.stdout is not None
     while not (line := process.stdout.readline()).startswith("seed"):
         assert line, "the run ended by itself"

@@ -1,7 +1,9 @@
 """Claim 2. Attention to one key returns the value vector itself, in every backend that torch has here.
 
-1 * v is exact, and so is its sum with nothing. Only the sign of a zero may be lost (0 + -0 = 0), which no
-comparison and no sum can see. Queries and keys do not matter: the weights of infinite logits are the only way out.
+1 * v is exact, and so is its sum with nothing. The sign of a zero may be lost (0 + -0 = 0), which no comparison and
+no sum can see. The bfloat16 instructions of some CPUs (AVX512-BF16, AMX) read subnormal numbers, those below 2^-126,
+as zero: then the fused kernel returns zero for them, and the value for all others. Queries and keys do not matter:
+the weights of infinite logits are the only way out.
 """
 
 from __future__ import annotations
@@ -67,7 +69,11 @@ def test_the_output_is_the_value_bit_for_bit(
     v[1, 0, 0, 0] = info.smallest_normal / 4  # subnormal
     mask = torch.randn(queries, 1, generator=g).to(dtype) if masked else None
     out = attend(backend, q, k, v, mask)
-    assert torch.equal(out, v.expand_as(out))
+    same = out == v
+    if dtype == torch.bfloat16 and backend != SDPBackend.MATH:
+        same |= (out == 0) & (v.abs() < info.smallest_normal)
+    assert same.all()
+    assert torch.equal(out, out[:, :, :1].expand_as(out))  # whatever the query
 
 
 @every_backend

@@ -73,6 +73,18 @@ def convolution(
     return rearrange(y, "n c i j -> n i j c").contiguous()
 
 
+def widened(x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
+    """Maps ``x [..., j, c]``, with columns of zeros added if a strided convolution of them would give one column.
+
+    It then gives two, and the first is the one that it would have given. On CPUs with AMX oneDNN (3.12) computes a
+    single column wrongly in bfloat16, from memory that nobody wrote, whether or not the filters are packed.
+    """
+    columns = (x.shape[-2] + 2 * padding[1] - weight.shape[-1]) // stride[1] + 1
+    if x.device.type != "cpu" or stride[1] == 1 or columns != 1:
+        return x
+    return F.pad(x, (0, 0, 0, stride[1]))
+
+
 def side_by_side(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """A 3x3 convolution of narrow maps ``[n, i, j, c]`` as one of a wide map, a column of zeros between them."""
     row = rearrange(F.pad(x, (0, 0, 0, 1)), "n i j c -> 1 i (n j) c")

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from vcut.kernels.onednn import widened
 from vcut.kernels.parts import Parts
 
 
@@ -25,8 +26,11 @@ class Conv(nn.Conv2d):
         super().__init__(in_channels, out_channels, kernel_size, stride, padding)
 
     def forward(self, x: Tensor) -> Tensor:
-        frames = rearrange(x.flatten(0, 1), "n h w c -> n c h w")
+        assert not isinstance(self.padding, str), "padding is given in numbers"
+        wide = widened(x, self.weight, self.stride, self.padding)
+        frames = rearrange(wide.flatten(0, 1), "n h w c -> n c h w")
         y = F.conv2d(frames, self.weight, self.bias, self.stride, self.padding)
+        y = y if wide is x else y[..., :1]
         return rearrange(y, "(b f) c h w -> b f h w c", b=x.shape[0]).contiguous()
 
 

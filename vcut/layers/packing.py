@@ -226,7 +226,9 @@ class PackedConv(Packed):
         return [onednn.packed_filters(layer.weight, layer.stride, _numbers(layer.padding))]
 
     def compute(self, x: Tensor) -> Tensor:
-        y = onednn.convolution(x.flatten(0, 1), self.weight, self.bias, self.stride, self.padding)
+        wide = onednn.widened(x, self.weight, self.stride, self.padding)
+        y = onednn.convolution(wide.flatten(0, 1), self.weight, self.bias, self.stride, self.padding)
+        y = y if wide is x else y[:, :, :1].contiguous()
         return rearrange(y, "(b f) h w c -> b f h w c", b=len(x))
 
 
