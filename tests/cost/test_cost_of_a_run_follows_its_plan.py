@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import itertools
 import json
@@ -11,8 +10,8 @@ from typing import Any
 import pytest
 
 import vcut
+from vcut import cli
 from vcut.analysis.cost import CostReport, cost
-from vcut.cli import cost as cli_cost
 from vcut.config import CONFIGS, CLIPConfig, Level, Preset, SVDConfig, UNetConfig, VAEConfig
 from vcut.errors import ConfigError
 from vcut.settings import Settings
@@ -157,10 +156,7 @@ def _known(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def command(*argv: str) -> None:
-    parser = argparse.ArgumentParser()
-    cli_cost.add(parser.add_subparsers())
-    args = parser.parse_args(argv)
-    args.run(args)
+    assert cli.main(argv) == 0
 
 
 @pytest.mark.usefixtures("_known")
@@ -178,6 +174,8 @@ def test_the_command_prints_tables(capsys: pytest.CaptureFixture[str]) -> None:
     assert "cut at step 9 of 25: 8 guided and 17 cut steps" in capsys.readouterr().out
 
 
-def test_the_command_refuses_an_unknown_model() -> None:
-    with pytest.raises(ConfigError, match="one of tiny, svd, svd-xt, svd-xt-1-1, got 'sdxl'"):
-        command("cost", "sdxl")
+def test_the_command_refuses_an_unknown_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["cost", "sdxl"]) == 2
+    assert "sdxl" in (error := capsys.readouterr().err)
+    assert "svd-xt-1-1" in error
+    assert error.count("\n") == 1

@@ -50,7 +50,7 @@ def test_latents_of_a_wrong_shape(vae: VAE, shape: tuple[int, ...], says: str) -
 
 @pytest.mark.parametrize("chunk", [0, -1, 1.5])
 def test_a_chunk_is_a_whole_number_of_frames(vae: VAE, chunk: int) -> None:
-    with pytest.raises(ConfigError, match=f"chunk must be .* got {chunk}"):
+    with pytest.raises(ConfigError, match=f"chunk.* must be a whole number of at least 1, got {chunk}"):
         vae.decode(torch.zeros(1, 2, 4, 3, 5), chunk)
 
 
