@@ -29,7 +29,7 @@ FORMS = {
     "vcut, cut form": ("vcut", False),
     "vcut, cut form, packed": ("vcut", True),
 }
-"""By name in the report: the preset, and whether the weights are packed."""
+"""Forms by their names in the report: the preset, and whether the weights are packed."""
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ FORMS = {"baseline": "vcut, baseline", "lossless": "vcut, lossless", "vcut": "vc
 
 
 class Caller(NamedTuple):
-    """Who makes a call, and how: a process, a preset, and what is done to the weights."""
+    """The maker of a call: a process, a preset, and what is done to the weights."""
 
     label: str
     process: str
@@ -67,7 +67,7 @@ CALLERS = {
 
 @dataclass(frozen=True)
 class Settings:
-    """What is called, by whom, and how often.
+    """A measurement: what is called, by whom, and how often.
 
     Attributes:
         contenders: keys of :data:`CALLERS`; outputs are compared with the first one's.
@@ -165,7 +165,7 @@ def _of_dtype(
 def _measured(
     settings: Settings, config: SVDConfig, turns: Sequence[Turn], path: Path
 ) -> tuple[list[Entry], dict[Call, float]]:
-    """What was measured of every turn, and the seconds of each compiled network's first call."""
+    """Measurements of every turn, and the seconds of each compiled network's first call."""
     calls: dict[str, list[Call]] = {}
     for turn in turns:
         calls.setdefault(turn.caller.process, []).append(turn.call)

@@ -1,4 +1,4 @@
-"""What a guided clip received when the rows of temporal cross-attention's contexts were out of order.
+"""The contexts that a guided clip received when the rows of temporal cross-attention's contexts were out of order.
 
 diffusers before 0.28 repeated the contexts of a batch in rows (n b), and its tokens lay in rows (b n)
 (:func:`context_rows`). With one key, what a pixel receives is the constant of the context that it is given. So the

@@ -1,1 +1,1 @@
-"""What all benchmarks share: the command line, processes that take turns, random weights, and the report."""
+"""The harness of all benchmarks: the command line, processes that take turns, random weights, and the report."""

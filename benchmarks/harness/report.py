@@ -25,7 +25,7 @@ PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "tgate", "DeepC
 REFERENCES = {"diffusers": "x installed", "diffusers-same": "x same settings"}
 """Contenders whose time is divided by a row's, and the name of that column."""
 CHANGING = ("date", "commit", "load average")
-"""What is said of a machine that differs from one run to the next."""
+"""Properties of a machine that differ from one run to the next."""
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ CONTENDERS = {
 """The processes by name, and what the report calls them."""
 
 Variants = Mapping[str, Callable[[], Tensor]]
-"""What a worker can run: each returns its result, to be compared."""
+"""Functions that a worker can run: each returns its result, to be compared."""
 
 Built = tuple[Variants, Mapping[str, str]]
 """Variants, and why others could not be made."""

@@ -1,1 +1,1 @@
-"""What can be said about a model: the audit of its weights, what it costs, and the tables of the paper."""
+"""Statements about a model: the audit of its weights, what it costs, and the tables of the paper."""

@@ -57,7 +57,7 @@ class Row:
 
 @dataclass(frozen=True)
 class AuditReport:
-    """What :func:`audit` found: one :class:`Row` per cross-attention, in order of execution."""
+    """Findings of :func:`audit`: one :class:`Row` per cross-attention, in order of execution."""
 
     rows: tuple[Row, ...]
     dtype: str
@@ -124,7 +124,7 @@ class AuditReport:
         return str(Table("Audit", head, tuple(map(cells, self.rows)), ("", self.summary())))
 
     def to_dict(self) -> dict[str, object]:
-        """As plain JSON values."""
+        """The report as plain JSON values."""
         return {
             "layers": [dataclasses.asdict(row) | {"holds": row.holds} for row in self.rows],
             "dtype": self.dtype,
@@ -201,7 +201,7 @@ def audit(
 
 
 def rounding(dtype: torch.dtype, channels: int, context_dim: int) -> float:
-    """What rounding explains of the difference between the two forms, relative to the largest value.
+    """Part of the difference between the two forms that rounding explains, relative to the largest value.
 
     Both are sums: W_v e and W e of d products, W_o v of c. Random rounding errors of sums of k terms grow as
     sqrt(k) u_a, u_a being the unit roundoff of the accumulator (float32 or wider); storing a result in ``dtype``

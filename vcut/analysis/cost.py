@@ -1,4 +1,4 @@
-"""What a run costs: parameters, multiply-accumulates (MACs) and memory, before any weight is loaded.
+"""Cost of a run: parameters, multiply-accumulates (MACs) and memory, before any weight is loaded.
 
 Two ways of counting stand side by side. *Layers* are linear and convolution layers only, as the paper counts
 (Taghipour et al., arXiv 2407.19205); *+ products* adds the matrix products of attention. The paper's own counting
@@ -98,7 +98,7 @@ class CostReport:
         return (self.baseline_run() if baseline else self.run()) + once
 
     def savings(self) -> tuple[Saving, ...]:
-        """What this run saves of the baseline's UNet calls, in every counting that applies."""
+        """Savings of this run against the baseline's UNet calls, in every counting that applies."""
         base, run = self.baseline_run(), self.run(published=True)
         method = (
             Saving("method, layers", "this form, layers only", base.layers, run.layers),

@@ -1,4 +1,4 @@
-"""What the networks compute, counted by torch's own FLOP counter on the meta device: exact, and no memory.
+"""Counts of what the networks compute, by torch's own FLOP counter on the meta device: exact, and no memory.
 
 A multiply-accumulate (MAC) is two of torch's FLOPs. Every count is kept in two halves: ``layers`` are the linear
 and convolution layers, which is all that the paper counts (Taghipour et al., arXiv 2407.19205); ``products`` are
@@ -265,7 +265,7 @@ def _softmax_call(
 
 
 def _repeats(unet: UNet, frames: int, pixels: tuple[int, ...]) -> tuple[tuple[str, Count], ...]:
-    """What the published code repeats in a call on one clip; ``pixels`` are those of each transformer's map."""
+    """Repetitions of the published code in a call on one clip; ``pixels`` are those of each transformer's map."""
     d = unet.config.context_dim
     transformers = list(unet.transformers())
     resnets = [module for module in unet.modules() if isinstance(module, SpatialResnet | TemporalResnet)]

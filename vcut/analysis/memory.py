@@ -57,7 +57,7 @@ class Memory:
     decode_frames: int
 
     def table(self) -> Table:
-        """In GiB."""
+        """A table of the sizes in GiB."""
         rows = (
             (f"UNet, weights in {self.dtype}", self.unet_weights),
             (f"CLIP, weights in {self.dtype}", self.clip_weights),

@@ -1,1 +1,1 @@
-"""How a device computes fast what the networks ask for: no module, and nothing that an auditor needs to read."""
+"""Kernels: how a device computes fast what the networks ask for. No module, and nothing that an auditor must read."""

@@ -29,11 +29,11 @@ POINTS = {
     2: (Fraction(0), Fraction(1), Fraction(-1)),
     4: (Fraction(0), Fraction(1), Fraction(-1), Fraction(-2), Fraction(1, 2)),
 }
-"""By tile: where polynomials are evaluated, besides infinity. Small fractions lose the fewest digits, and
+"""Points of each tile, besides infinity, where polynomials are evaluated. Small fractions lose the fewest digits, and
 :func:`_by_point` wants 1 in the second place."""
 
 BAND_BYTES = 16 << 20
-"""How much of the transformed input is held at a time."""
+"""Bytes of the transformed input that are held at a time."""
 
 Rows = tuple[tuple[float, ...], ...]
 """Rows of a matrix."""
@@ -138,5 +138,5 @@ def _by_point(values: Tensor, weights: Sequence[Tensor], bias: Tensor | None, li
 
 
 def _both_axes(matrix: Tensor, like: Tensor) -> Tensor:
-    """For tiles written as rows: the matrix applied along i and along j."""
+    """The matrix applied along i and along j, for tiles written as rows."""
     return torch.kron(matrix, matrix).to(like)

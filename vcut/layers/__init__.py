@@ -1,4 +1,4 @@
-"""What the networks are built of.
+"""Layers that the networks are built of.
 
 Shapes: b clips, f frames, h w grid, c channels. Activations are channels-last, ``[b, f, h, w, c]`` in memory, so that
 2-D convolutions, per-token linear layers, attention over space or over time and temporal convolutions are all views

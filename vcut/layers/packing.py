@@ -147,7 +147,7 @@ class Packed(nn.Module):
         raise NotImplementedError
 
     def compute(self, x: Tensor) -> Tensor:
-        """What ``forward`` gives, once it is clear that it can."""
+        """The result of ``forward``, computed once it is clear that nothing forbids it."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:

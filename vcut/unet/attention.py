@@ -43,7 +43,7 @@ class KeyValue(NamedTuple):
 
 
 Cached = KeyValue | Tensor | None
-"""What one cross-attention keeps of a context: keys and values, one vector ``[b, g, 1, c]``, or nothing."""
+"""The part of a context that one cross-attention keeps: keys and values, one vector ``[b, g, 1, c]``, or nothing."""
 
 
 class SelfAttention(nn.Module):
@@ -94,7 +94,7 @@ class CrossAttention(nn.Module):
         return KeyValue(self.to_k(embedding), self.to_v(embedding))
 
     def forward(self, x: Tensor, cached: KeyValue) -> Tensor:
-        """What is added to ``x [b, f, n, c]``, of the same shape."""
+        """The tensor that is added to ``x [b, f, n, c]``, of the same shape."""
         b, f, _, _ = x.shape
         g = cached.key.shape[1]
         q = rearrange(self.to_q(self.norm(x)), "b (g r) n (k e) -> (b g) k (r n) e", g=g, k=self.heads)
@@ -108,9 +108,8 @@ class CrossAttention(nn.Module):
         The product is taken in float64 and rounded once. It is frozen if both its matrices are.
         """
         w_o, w_v = self.to_out.weight, self.to_v.weight
-        exact = (
-            torch.device("cpu") if w_o.device.type == "mps" else w_o.device
-        )  # Apple's GPUs have no float64
+        # Apple's GPUs have no float64.
+        exact = torch.device("cpu") if w_o.device.type == "mps" else w_o.device
         product = w_o.detach().to(exact, torch.float64) @ w_v.detach().to(exact, torch.float64)
         with torch.device("meta"):
             folded = LinearCrossAttention(*w_v.shape)
@@ -138,7 +137,7 @@ class LinearCrossAttention(nn.Module):
         return self.linear(embedding)
 
     def forward(self, x: Tensor, cached: Tensor) -> Tensor:
-        """What is added to ``x [b, f, n, c]``: the cached vector, whatever x is."""
+        """The vector that is added to ``x [b, f, n, c]``: the cached one, whatever x is."""
         return cached
 
 

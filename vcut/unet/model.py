@@ -24,11 +24,11 @@ from vcut.unet.resnet import SpatioTemporalResnet
 from vcut.unet.transformer import Block, BlockContext, Transformer, TransformerContext
 
 LevelContext = tuple[TransformerContext | None, ...]
-"""What one level keeps of a context: one item per layer, None where the layer has no transformer."""
+"""The part of a context that one level keeps: one item per layer, None where the layer has no transformer."""
 
 
 class Context(NamedTuple):
-    """What one UNet computes once per clip, nested as the UNet is: a plain value, valid for its present weights.
+    """Values that one UNet computes once per clip, nested as the UNet is, and valid for its present weights.
 
     It holds what the cross-attentions compute from the embedding, and the embedded positions of the frames.
     ``batch`` is the number of clips and ``frames`` that of their frames; ``tca`` and ``sca`` are the forms that it

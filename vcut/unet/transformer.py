@@ -26,7 +26,7 @@ class BlockContext(NamedTuple):
 
 
 class TransformerContext(NamedTuple):
-    """What one transformer computes once per clip: its blocks' contexts, and its frames' positions ``[f, 1, c]``."""
+    """Values of one transformer, once per clip: its blocks' contexts, and its frames' positions ``[f, 1, c]``."""
 
     blocks: tuple[BlockContext, ...]
     positions: Tensor
@@ -113,7 +113,7 @@ class Transformer(nn.Module):
         self.proj_out = nn.Linear(channels, channels)
 
     def cache_context(self, embedding: Tensor, frames: int) -> TransformerContext:
-        """What depends on ``embedding [b, g, m, d]`` and on the number of ``frames`` alone.
+        """Compute what depends on ``embedding [b, g, m, d]`` and on the number of ``frames`` alone.
 
         The temporal cross-attentions look at the first frame's context, as in the official code.
         """
