@@ -325,13 +325,9 @@ def open_checkpoint(
 
 def _open_file(path: Path) -> Checkpoint:
     header = read_header(path)
-    counts = {
-        layout: sum(key.startswith(tuple(route[0] for route in routes)) for key in header.shapes)
-        for layout, routes in ROUTES.items()
-    }
-    layout = max(counts, key=lambda layout: counts[layout])
     configs: dict[Part, dict[str, Any]] = {}
-    if counts[layout]:
+    layout = _whole_layout(header)
+    if layout is not None:
         routes = ROUTES[layout]
     else:
         layout, part = _recognise(path, header)
@@ -343,16 +339,33 @@ def _open_file(path: Path) -> Checkpoint:
     unused: dict[str, Stored] = {}
     unknown: dict[str, Stored] = {}
     for key, stored in _stored(path, header):
-        for prefix, part, local in routes:
-            if key.startswith(prefix):
-                tensors.setdefault(part, {})[local + key.removeprefix(prefix)] = stored
-                break
+        if (place := _place(routes, key)) is not None:
+            part, name = place
+            tensors.setdefault(part, {})[name] = stored
         else:
             (unused if layout == "sgm" and key.startswith(SGM_UNUSED) else unknown)[key] = stored
     if layout == "vcut" and "unet" in tensors:
         tensors["unet"] = _with_todays_names(tensors["unet"])
     parts = {part: Network(part, layout, tensors[part], routes) for part in PARTS if part in tensors}
     return Checkpoint(path, layout, parts, unused, unknown, header.metadata, configs)
+
+
+def _whole_layout(header: Header) -> Layout | None:
+    """The layout of a file that names its networks; None if no name tells."""
+    counts = {
+        layout: sum(key.startswith(tuple(route[0] for route in routes)) for key in header.shapes)
+        for layout, routes in ROUTES.items()
+    }
+    layout = max(counts, key=lambda layout: counts[layout])
+    return layout if counts[layout] else None
+
+
+def _place(routes: Routes, key: str) -> tuple[Part, str] | None:
+    """The network that a tensor of a file belongs to, and its name there."""
+    for prefix, part, local in routes:
+        if key.startswith(prefix):
+            return part, local + key.removeprefix(prefix)
+    return None
 
 
 def _with_todays_names(unet: dict[str, Stored]) -> dict[str, Stored]:

@@ -56,3 +56,15 @@ def test_files_named_in_the_documents_exist() -> None:
     for document in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")):
         for link in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
             assert (document.parent / link).exists(), f"{document.name}: {link}"
+
+
+def test_tests_named_anywhere_exist() -> None:
+    code = [path for room in ("vcut", "weights_tools", "training") for path in (ROOT / room).rglob("*.py")]
+    named = [
+        (file.name, name)
+        for file in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *code)
+        for name in re.findall(r"\btests/[\w/]+\.py", file.read_text())
+    ]
+    assert named
+    for where, name in named:
+        assert (ROOT / name).exists(), f"{where}: {name}"

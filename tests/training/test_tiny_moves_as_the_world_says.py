@@ -17,6 +17,8 @@ from vcut.loading import BOXED
 from vcut.pipeline import Pipeline
 from vcut.unet import fold
 
+pytestmark = pytest.mark.slow  # 20 s together: the model runs in every preset
+
 CLIPS = 4
 DOUBLE = {"dtype": torch.float64, "vae_dtype": torch.float64}
 

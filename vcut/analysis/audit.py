@@ -206,7 +206,7 @@ def rounding(dtype: torch.dtype, channels: int, context_dim: int) -> float:
     Both are sums: W_v e and W e of d products, W_o v of c. Random rounding errors of sums of k terms grow as
     sqrt(k) u_a, u_a being the unit roundoff of the accumulator (float32 or wider); storing a result in ``dtype``
     costs its own u. So 16 (u + sqrt(c + 2 d) u_a), the factor 16 being room for cancellation and for the
-    largest of many values. A bound that no rounding can break is in ``tests/test_proof_folding.py``; it is
+    largest of many values. A bound that no rounding can break is in ``tests/proofs/test_proof_folding.py``; it is
     hundreds of times as wide and would miss real damage.
     """
     u = torch.finfo(dtype).eps / 2

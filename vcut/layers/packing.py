@@ -9,6 +9,7 @@ Shapes: b clips, f frames, h w grid, c channels.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -121,7 +122,7 @@ def _kind_of_convolution(conv: Conv) -> type[Packed]:
     return PackedConv
 
 
-class Packed(nn.Module):
+class Packed(nn.Module, ABC):
     """A layer that computes from packed weights, and refuses what it cannot do.
 
     ``weights`` are constants of this CPU; the bias is that of the layer that it replaces.
@@ -142,13 +143,13 @@ class Packed(nn.Module):
         """The only packed weight, or the first of them; all have the dtype of the layer."""
         return self.weights[0]
 
+    @abstractmethod
     def arranged(self, layer: Any) -> list[Tensor]:
         """The weights of ``layer`` as this form wants them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def compute(self, x: Tensor) -> Tensor:
         """The result of ``forward``, computed once it is clear that nothing forbids it."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_autocast_enabled("cpu"):
