@@ -1,0 +1,142 @@
+"""Manifest of a sweep: one line of JSON for each finished clip, and how a clip is known to be whole.
+
+A process appends to a file of its own, so several may work in one folder. All files are read together. A line that a
+kill cut off is no JSON and counts as not written; its clip is made again, and the later record of a clip wins.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vcut.errors import ConfigError
+
+SWEEP = "sweep.json"
+"""Name of the file that says what the sweep is."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One finished clip."""
+
+    # name of the setting, which is its folder
+    setting: str
+    # what the clip is called, its number aside: the suite's prompt, or the stem of the image
+    name: str
+    index: int
+    # relative to the sweep's folder, with /
+    file: str
+    # path as it was given
+    image: str
+    image_sha256: str
+    seed: int
+    preset: str
+    # Settings.to_dict()
+    settings: dict[str, Any]
+    model: str
+    weights_sha256: str
+    # of vcut, torch and python
+    versions: dict[str, str]
+    device: str
+    frames: int
+    height: int
+    width: int
+    fps: int
+    # of generating, without loading
+    seconds: float
+    # size of the file
+    bytes: int
+    file_sha256: str
+    # of the uint8 frames [f, H, W, 3] that the encoder was handed
+    frames_sha256: str
+    # file of the sampler's last latents, relative to the sweep's folder, if they were kept
+    latents: str | None = None
+    # UTC, as 2026-01-31T23:59:59.123456+00:00: of two records of a clip the later one counts
+    finished: str = ""
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """The clip that the record is about."""
+        return self.setting, self.name, self.index
+
+
+def name_of(shard: int, shards: int) -> str:
+    """Name of the manifest that one of ``shards`` processes writes."""
+    return "manifest.jsonl" if shards == 1 else f"manifest-{shard}-of-{shards}.jsonl"
+
+
+def read(out: Path) -> list[Record]:
+    """The records of a sweep's folder, one a clip, in the order of setting (as in sweep.json), name and index.
+
+    Raises:
+        ConfigError: a line is JSON, but no record.
+    """
+    latest: dict[tuple[str, str, int], Record] = {}
+    for file in sorted(out.glob("manifest*.jsonl")):
+        for record in _records(file):
+            before = latest.get(record.key)
+            if before is None or before.finished <= record.finished:
+                latest[record.key] = record
+    sweep = out / SWEEP
+    order = list(json.loads(sweep.read_text())["settings"]) if sweep.exists() else []
+    place = {setting: number for number, setting in enumerate(order)}
+    return sorted(
+        latest.values(), key=lambda r: (place.get(r.setting, len(place)), r.setting, r.name, r.index)
+    )
+
+
+def append(path: Path, record: Record) -> None:
+    """Add ``record`` to the manifest at ``path``; on return it is on the disk. Its clip must be in place before."""
+    line = json.dumps(dataclasses.asdict(record)).encode() + b"\n"
+    with path.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            # after a line that was cut off, a new one begins
+            line = line if file.read(1) == b"\n" else b"\n" + line
+        file.write(line)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def is_complete(out: Path, record: Record) -> bool:
+    """Whether the clip of ``record`` is there, with its size and its hash, and its latents if they were kept."""
+    file = out / record.file
+    try:
+        whole = file.stat().st_size == record.bytes and file_sha256(file) == record.file_sha256
+    except OSError:
+        return False
+    return whole and (record.latents is None or (out / record.latents).exists())
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def frames_sha256(frames: NDArray[np.uint8]) -> str:
+    """SHA-256 of frames ``[f, H, W, 3]``, in hexadecimal."""
+    return hashlib.sha256(np.ascontiguousarray(frames).data).hexdigest()
+
+
+def _records(file: Path) -> Iterator[Record]:
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                data = json.loads(line)
+            except ValueError:
+                # a kill cut it off
+                continue
+            try:
+                yield Record(**data)
+            except TypeError as error:
+                raise ConfigError(f"{file}, line {number} is no record of a clip: {error}") from error
