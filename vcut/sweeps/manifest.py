@@ -96,7 +96,12 @@ def read(out: Path) -> list[Record]:
 
 def append(path: Path, record: Record) -> None:
     """Add ``record`` to the manifest at ``path``; on return it is on the disk. Its clip must be in place before."""
-    line = json.dumps(dataclasses.asdict(record)).encode() + b"\n"
+    append_line(path, dataclasses.asdict(record))
+
+
+def append_line(path: Path, data: dict[str, Any]) -> None:
+    """Add a line of JSON to a file; on return it is on the disk. A line that was cut off before it stays alone."""
+    line = json.dumps(data).encode() + b"\n"
     with path.open("ab+") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
@@ -128,15 +133,22 @@ def frames_sha256(frames: NDArray[np.uint8]) -> str:
     return hashlib.sha256(np.ascontiguousarray(frames).data).hexdigest()
 
 
-def _records(file: Path) -> Iterator[Record]:
-    with file.open("rb") as lines:
+def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number and content of each line that is a JSON object; those that a kill cut off are left out."""
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             try:
                 data = json.loads(line)
             except ValueError:
                 # a kill cut it off
                 continue
-            try:
-                yield Record(**data)
-            except TypeError as error:
-                raise ConfigError(f"{file}, line {number} is no record of a clip: {error}") from error
+            if isinstance(data, dict):
+                yield number, data
+
+
+def _records(file: Path) -> Iterator[Record]:
+    for number, data in read_lines(file):
+        try:
+            yield Record(**data)
+        except TypeError as error:
+            raise ConfigError(f"{file}, line {number} is no record of a clip: {error}") from error
