@@ -112,6 +112,7 @@ def test_loading_one_file_of_the_published_layout(tmp_path: Path) -> None:
     assert all(row.details["tensors, GiB"] > 0 for row in rows)
 
 
+@pytest.mark.slow
 def test_one_call_alone_is_measured_beside_what_was_counted(tmp_path: Path) -> None:
     (row,) = command.run("full_size", CHAPTERS["full_size"].quick, tmp_path).rows
     assert row.peak is None or row.peak >= 0

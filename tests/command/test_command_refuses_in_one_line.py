@@ -275,6 +275,7 @@ def test_the_module_runs_as_the_command(workplace: Path) -> None:
     assert process.returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_leaves_no_partial_file(workplace: Path, stop: signal.Signals) -> None:
@@ -297,6 +298,7 @@ def test_an_interrupted_run_leaves_no_partial_file(workplace: Path, stop: signal
     assert snapshot(workplace) == before
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="pipes")
 def test_a_reader_that_leaves_does_not_stop_the_clip(workplace: Path) -> None:
     process = start("generate", "photo.jpg", "--model", "tiny", "--steps", "1", "-o", "new.mp4")

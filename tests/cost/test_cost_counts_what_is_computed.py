@@ -71,6 +71,7 @@ def test_cross_attention_costs_two_projections_and_two_products_with_each_token(
     assert count == Count(layers=2 * B * F * n * c * c, products=2 * B * F * n * tokens * c)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("tca", "sca"), MODES)
 def test_every_mode_costs_on_real_tensors_what_the_meta_device_said(tca: Mode, sca: Mode) -> None:
     config = tiny(tca, sca)
