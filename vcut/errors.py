@@ -13,6 +13,7 @@ __all__ = [
     "NotFiniteError",
     "OutOfMemoryError",
     "OutputExistsError",
+    "PictureError",
     "UnknownSettingError",
     "VcutError",
     "is_out_of_memory",
@@ -21,6 +22,10 @@ __all__ = [
 
 class MediaError(VcutError):
     """A picture that cannot be read or a clip that cannot be written."""
+
+
+class PictureError(MediaError):
+    """A picture among many that cannot be read; the clips of the others can be made."""
 
 
 class NotFiniteError(VcutError, ArithmeticError):

@@ -129,7 +129,7 @@ def load(
     """
     chosen = choose_preset(preset, tca, sca)
     place = _device(device)
-    dtype = _default_dtype(place) if dtype is None else dtype
+    dtype = default_dtype(place) if dtype is None else dtype
     if not isinstance(model, Found):
         found = find(model, config=config, variant=variant, token=token, local_only=local_only)
     elif (config, variant, token, local_only) == (None, None, None, False):
@@ -202,7 +202,7 @@ def load_unet(
         chosen = choose_preset(preset, tca, sca)
         tca, sca = chosen.tca, chosen.sca
     place = _device(device)
-    dtype = _default_dtype(place) if dtype is None else dtype
+    dtype = default_dtype(place) if dtype is None else dtype
     checkpoint = _open(model, ("unet",), variant, token, local_only)
     found = config or UNetConfig.from_dict(unet_configuration(checkpoint))
     tensors = checkpoint.tensors("unet", tca=tca, sca=sca, dtype=dtype)
@@ -257,7 +257,8 @@ def _device(device: str | torch.device | None) -> torch.device:
     return device_named(default_device() if device is None else device)
 
 
-def _default_dtype(device: torch.device) -> torch.dtype:
+def default_dtype(device: torch.device) -> torch.dtype:
+    """Number type of the UNet and CLIP where none is asked for: float16 on CUDA, float32 elsewhere."""
     return torch.float16 if device.type == "cuda" else torch.float32
 
 

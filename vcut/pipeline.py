@@ -134,9 +134,27 @@ class Pipeline:
 
         ``seed`` takes the place of the settings' own.
         """
+        latents = self.sample_latents(
+            run, image, seed=seed, noise=noise, callback=callback, progress=progress
+        )
+        result = self.decode(latents, run.settings.decode_chunk)
+        batch = isinstance(image, (list, tuple)) or len(latents) > 1 or run.settings.clips is not None
+        return result if batch else result[0]
+
+    @torch.no_grad()
+    def sample_latents(
+        self,
+        run: Run,
+        image: pictures.Image | Sequence[pictures.Image],
+        *,
+        seed: int | tuple[int, ...] | None = None,
+        noise: Tensor | None = None,
+        callback: Callback | None = None,
+        progress: bool = False,
+    ) -> Tensor:
+        """Latents ``[k * m, f, 4, h, w]`` that :meth:`follow` decodes, as the sampler leaves them."""
         settings = run.settings
         pixels = pictures.to_tensors(image, run.height, run.width, settings.fit)
-        batch = isinstance(image, (list, tuple)) or len(pixels) > 1 or settings.clips is not None
         generators = _generators(settings.seed if seed is None else seed, len(pixels), settings.clips or 1)
         pixels = pixels.repeat_interleave(settings.clips or 1, dim=0)
         # the order in which diffusers draws them, so that a seed means the same clip there and here
@@ -160,7 +178,7 @@ class Pipeline:
         with _stage("sampling", less if settings.sequential else f"run sequential, or {less}"):
             unet = self._placed(self.unet)
             network = bind(unet, conditioning, run.plan, run.frames, sequential=settings.sequential)
-            latents = sample(
+            return sample(
                 precondition(network),
                 noise.to(self.device),
                 run.sigmas,
@@ -171,10 +189,6 @@ class Pipeline:
                 callback=callback,
                 progress=progress,
             )
-            # the copy of an offloaded UNet goes before the VAE comes
-            del unet, network
-        result = self.decode(latents, settings.decode_chunk)
-        return result if batch else result[0]
 
     @torch.no_grad()
     def embed(self, pixels: Tensor) -> Tensor:

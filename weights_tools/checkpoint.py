@@ -185,6 +185,12 @@ class Checkpoint:
     settings: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that hold the tensors of its networks."""
+        networks = self.parts.values()
+        return tuple(sorted({stored.file for network in networks for stored in network.tensors.values()}))
+
+    @property
     def missing_parts(self) -> tuple[Part, ...]:
         """The networks that a whole model has and this checkpoint has not."""
         return tuple(part for part in PARTS if part not in self.parts)

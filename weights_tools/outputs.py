@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path, PurePath
 
 from weights_tools.errors import OutputExistsError, VcutError
@@ -67,6 +67,17 @@ def replacing(
             raise VcutError(f"cannot put the finished output at {path}: {error.strerror}") from error
     finally:
         shutil.rmtree(room, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path, names: Container[str]) -> None:
+    """Remove what :func:`replacing` leaves in ``folder`` if it is killed while it writes one of ``names``."""
+    if not folder.is_dir():
+        return
+    for entry in folder.iterdir():
+        # the eight characters are tempfile's
+        room = re.fullmatch(r"\.(.+)\.[a-z0-9_]{8}", entry.name)
+        if room and room[1] in names:
+            shutil.rmtree(entry, ignore_errors=True)
 
 
 def check_file(path: Path, overwrite: bool) -> None:

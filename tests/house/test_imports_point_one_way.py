@@ -37,12 +37,14 @@ ALLOWED = {
         "vcut.vae",
     },
     "vcut/sweeps/": {
+        "vcut.__version__",
         "vcut.config",
         "vcut.errors",
         "vcut.media",
         "vcut.pipeline",
         "vcut.settings",
         "vcut.sweeps",
+        "weights_tools.outputs",
     },
     "weights_tools/": {"weights_tools"},
 }

@@ -98,6 +98,14 @@ def size(text: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
+def shard(text: str) -> tuple[int, int]:
+    """``0/3``: the first of three parts."""
+    number, slash, of = text.partition("/")
+    if not (slash and number.isdecimal() and of.isdecimal() and int(number) < int(of)):
+        raise argparse.ArgumentTypeError(f"expected I/N with I from 0 to N - 1, as in 0/3, got {text!r}")
+    return int(number), int(of)
+
+
 def mode(text: str) -> Mode:
     """The mode of a cross-attention."""
     modes: dict[str, Mode] = {"true": True, "linear_cached": "linear_cached", "false": False}

@@ -66,7 +66,7 @@ def write(
     """
     check_format(path, fps)
     check_place(path, overwrite=overwrite)
-    pictures = _to_bytes(frames, enlarge)
+    pictures = to_bytes(frames, enlarge)
     suffix, path = _suffix(path), Path(path)
     if suffix == ".mp4" and (pictures.shape[1] % 2 or pictures.shape[2] % 2):
         height, width = pictures.shape[1:3]
@@ -149,7 +149,7 @@ def contact_sheet(
     if columns is not None and columns < 1:
         raise ConfigError(f"columns must be at least 1, got {columns}")
     pil = _pillow(path)
-    pictures = _to_bytes(frames, enlarge)
+    pictures = to_bytes(frames, enlarge)
     f, h, w, _ = pictures.shape
     columns = min(f, columns or math.ceil(math.sqrt(f)))
     rows, gap = math.ceil(f / columns), 4
@@ -204,7 +204,7 @@ def read(path: str | Path) -> tuple[Tensor, float | None]:
     return torch.from_numpy(np.stack([rearrange(picture, "h w c -> c h w") for picture in pictures])), fps
 
 
-def _to_bytes(frames: Tensor, enlarge: int) -> Bytes:
+def to_bytes(frames: Tensor, enlarge: int) -> Bytes:
     """Round frames [f, 3, H, W] in 0..1 to bytes [f, H m, W m, 3], every pixel ``enlarge`` = m times each way."""
     whole_number("enlarge", enlarge)
     if frames.ndim != 4 or frames.shape[1] != 3 or not frames.is_floating_point():

@@ -140,7 +140,7 @@ def _every_picture(given: Sequence[Path], outputs: Outputs) -> dict[Path, bool]:
     _check_folders(folders, outputs)
     every = {path: True for path in given if path not in folders}
     for folder in folders:
-        for picture in _search(folder):
+        for picture in search(folder):
             every.setdefault(picture, False)
     return every
 
@@ -154,7 +154,7 @@ def _check_folders(folders: Sequence[Path], outputs: Outputs) -> None:
             raise ConfigError(f"--output {outputs.path} is the folder of the pictures: choose another")
 
 
-def _search(folder: Path) -> list[Path]:
+def search(folder: Path) -> list[Path]:
     """The pictures of a folder, by their suffixes."""
     found = sorted(
         file for file in folder.iterdir() if file.suffix.lower() in images.SUFFIXES and file.is_file()

@@ -6,6 +6,7 @@ kill cut off is no JSON and counts as not written; its clip is made again, and t
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vcut.errors import ConfigError
+from vcut.errors import ConfigError, VcutError
 
 SWEEP = "sweep.json"
 """Name of the file that says what the sweep is."""
@@ -92,6 +93,32 @@ def read(out: Path) -> list[Record]:
     return sorted(
         latest.values(), key=lambda r: (place.get(r.setting, len(place)), r.setting, r.name, r.index)
     )
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[Path]:
+    """Yield the manifest at ``path`` while no other process of this system may do so; a kill ends that too.
+
+    Raises:
+        VcutError: another process is at work, or the file cannot be written.
+    """
+    try:
+        file = path.open("ab")
+    except OSError as error:
+        raise VcutError(f"{path} cannot be written: {error.strerror}") from error
+    with file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise VcutError(
+                f"another process is at work on {path}: wait for it, or share the clips with --shard 0/2 and 1/2"
+            ) from error
+        except (ImportError, OSError):
+            # Windows and some network file systems have no such locks: there it is up to the user
+            pass
+        yield path
 
 
 def append(path: Path, record: Record) -> None:

@@ -109,7 +109,7 @@ def _make_clip(
     except OutOfMemoryError as error:
         if error.latents is None:
             raise
-        frames = _decode_with_less(pipe, error.latents, run.settings.decode_chunk, say)
+        frames = decode_with_less(pipe, error.latents, run.settings.decode_chunk, say)
     Path(job.output).parent.mkdir(parents=True, exist_ok=True)
     media.write(frames, job.output, run.fps, overwrite=outputs.overwrite, enlarge=outputs.enlarge)
     f, _, height, width = frames.shape
@@ -121,7 +121,7 @@ def _make_clip(
         say(f"wrote    {outputs.sheet}")
 
 
-def _decode_with_less(pipe: Pipeline, latents: Tensor, chunk: int | None, say: Say) -> Tensor:
+def decode_with_less(pipe: Pipeline, latents: Tensor, chunk: int | None, say: Say) -> Tensor:
     """Decode finished latents in ever smaller chunks, until they fit or are single frames."""
     frames = latents.shape[1]
     chunk = min(chunk or frames, frames)

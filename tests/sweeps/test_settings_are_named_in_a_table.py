@@ -1,0 +1,104 @@
+"""Settings of a sweep: TOML tables and repeated options become named ones; a fault names file, table and key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vcut.config import TINY
+from vcut.errors import ConfigError
+from vcut.settings import Settings
+from vcut.sweeps.settings_table import Setting, from_presets, from_toml
+
+
+def table(tmp_path: Path, text: str) -> Path:
+    file = tmp_path / "settings.toml"
+    file.write_text(text)
+    return file
+
+
+def test_a_table_is_a_setting(tmp_path: Path) -> None:
+    file = table(
+        tmp_path,
+        """
+        [baseline]
+        preset = "baseline"
+        [c17]
+        preset = "vcut"
+        cut = 17
+        guidance = [1.0, 2.5]
+        ["only sca"]
+        preset = "baseline"
+        tca = false
+        steps = 30
+        """,
+    )
+    baseline, c17, sca = from_toml(file, {"steps": 20, "frames": 4})
+    assert [setting.name for setting in (baseline, c17, sca)] == ["baseline", "c17", "only sca"]
+    assert baseline.settings == Settings(steps=20, frames=4)
+    assert c17.settings == Settings(steps=20, frames=4, cut=17, guidance=(1.0, 2.5))
+    assert sca.settings == Settings(steps=30, frames=4)
+    assert (sca.preset.tca, sca.preset.sca) == (False, True)
+
+
+def test_what_a_manifest_holds_of_a_setting_reads_back(tmp_path: Path) -> None:
+    (setting,) = from_toml(table(tmp_path, '[a]\ncut = "none"\nafter = ["cond", "mean"]'), {})
+    assert Settings.from_dict(setting.to_dict()["settings"]) == setting.settings
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            "[c17]\nstpes = 3",
+            r"settings.toml, table \[c17\]: there is no setting 'stpes': did you mean steps",
+        ),
+        ("[c17]\ncut = 27", r"table \[c17\]: cut must be a whole number from 1 to 26, got 27"),
+        ("[c17]\nsteps = 'many'", r"table \[c17\]: steps must be"),
+        ("[c17]\npreset = 'vcutt'", r"table \[c17\]: there is no preset 'vcutt'"),
+        ("[c17]\npreset = 3", r"table \[c17\]: preset must be a name, got 3"),
+        ("[c17]\ntca = 'yes'", r"table \[c17\]: tca must be"),
+        ("[c17]\nseed = 3", r"table \[c17\]: seed is the same for all settings of a sweep: --seed"),
+        ("[c17]\nclips = 3", r"table \[c17\]: clips is the same"),
+        ("[scores]\ncut = 3", r"table \[scores\]: 'scores' cannot be the name"),
+        ("['a/b']\ncut = 3", r"table \[a/b\]: 'a/b' cannot be the name"),
+        ("['..']\ncut = 3", r"'..' cannot be the name"),
+        ("cut = 17", r"settings.toml: cut stands outside of a table"),
+        ("[c17", r"settings.toml cannot be read as TOML: Expected"),
+        ("", r"settings.toml has no table"),
+        ("[a]\n[a]", r"settings.toml cannot be read as TOML"),
+    ],
+)
+def test_a_fault_names_file_table_and_key(text: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=says):
+        from_toml(table(tmp_path, text), {})
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.toml cannot be read"):
+        from_toml(tmp_path / "none.toml", {})
+
+
+def test_presets_and_cuts_make_names() -> None:
+    made = from_presets(["baseline", "lossless", "vcut"], [10, "preset", None, 10], {"steps": 30})
+    assert {setting.name: (setting.preset.name, setting.settings.cut) for setting in made} == {
+        "baseline": ("baseline", "preset"),
+        "lossless": ("lossless", "preset"),
+        "vcut-c10": ("vcut", 10),
+        "vcut": ("vcut", "preset"),
+        "vcut-none": ("vcut", None),
+    }
+    assert all(setting.settings.steps == 30 for setting in made)
+
+
+def test_a_cut_without_a_preset_to_cut_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--cut goes with --preset vcut"):
+        from_presets(["baseline"], [10], {})
+
+
+def test_a_setting_that_does_not_fit_the_model_is_named() -> None:
+    (setting,) = from_presets(["baseline"], [], {"height": 33})
+    assert isinstance(setting, Setting)
+    with pytest.raises(ConfigError, match="setting baseline: height 33 is not a multiple of 16"):
+        setting.resolve(TINY)

@@ -1,0 +1,331 @@
+"""A folder goes on with its own sweep: clips are verified, additions are taken, contradictions refused by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from sweep_stub import Stub, make_pictures, make_sweep
+
+from vcut import media
+from vcut.config import Preset
+from vcut.errors import ConfigError, MediaError, NotFiniteError, VcutError
+from vcut.sweeps import clip, loop, manifest, sweep
+from vcut.sweeps.manifest import Record
+from vcut.sweeps.settings_table import Setting, from_presets
+from vcut.sweeps.suite import Picture
+from vcut.sweeps.sweep import Key, Sweep, Task
+
+
+@dataclasses.dataclass
+class Said:
+    """What the loop said, and how often it loaded a model."""
+
+    lines: list[str] = dataclasses.field(default_factory=list)
+    warnings: list[str] = dataclasses.field(default_factory=list)
+    loaded: list[str] = dataclasses.field(default_factory=list)
+
+
+def go_on(
+    out: Path,
+    asked: Sweep,
+    tasks: list[Task],
+    *,
+    latents: bool = False,
+    before: Callable[[], None] = lambda: None,
+) -> Said:
+    """What the command does: look at the folder, and make the clips that are not there."""
+    said = Said()
+
+    def load(preset: Preset) -> Stub:
+        said.loaded.append(preset.name)
+        return Stub(preset, before=before)
+
+    records = manifest.read(out)
+    whole = sweep.join(out, asked, records)
+    complete = sweep.find_complete(out, tasks, whole, records, latents=latents)
+    sweep.write(out, whole)
+    loop.make_clips(
+        [task for task in tasks if task.key not in complete],
+        whole,
+        out,
+        load,  # type: ignore[arg-type]
+        complete=len(complete),
+        latents=latents,
+        say=said.lines.append,
+        warn=said.warnings.append,
+    )
+    return said
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> tuple[Picture, ...]:
+    return make_pictures(tmp_path / "pictures", 3)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "OUT"
+
+
+def frames(out: Path) -> dict[Key, str]:
+    return {record.key: record.frames_sha256 for record in manifest.read(out)}
+
+
+def test_a_clip_is_where_vbench_looks_and_its_record_says_how_it_was_made(
+    out: Path, pictures: tuple[Picture, ...]
+) -> None:
+    asked, tasks = make_sweep(pictures)
+    said = go_on(out, asked, tasks, latents=True)
+    assert said.loaded == ["baseline", "lossless", "vcut"]
+    assert len(said.lines) == len(tasks) == 18
+    assert "1 of 18, about" in said.lines[0]
+    assert said.lines[-1].endswith("18 of 18")
+    records = manifest.read(out)
+    assert [record.key for record in records] == [task.key for task in tasks]
+    record = records[-1]
+    assert record.file == "vcut/picture 2-1.mp4"
+    decoded, fps = media.read(out / record.file)
+    assert list(decoded.shape) == [record.frames, 3, record.height, record.width] == [8, 3, 32, 32]
+    assert fps == record.fps == 7
+    assert record.latents == "vcut/latents/picture 2-1.safetensors"
+    from safetensors.torch import load_file
+
+    kept = load_file(out / record.latents)["latents"]
+    assert list(kept.shape) == list(tasks[-1].run.latent)
+    stub = Stub(tasks[-1].run.preset)
+    again = media.clips.to_bytes(stub.decode(kept[None], None)[0], 1)
+    assert manifest.frames_sha256(again) == record.frames_sha256
+    assert dataclasses.asdict(asked) == json.loads((out / "sweep.json").read_text())
+
+
+def test_what_is_complete_is_not_made_again(out: Path, pictures: tuple[Picture, ...]) -> None:
+    asked, tasks = make_sweep(pictures)
+    go_on(out, asked, tasks)
+    before = (out / "manifest.jsonl").read_bytes()
+    said = go_on(out, asked, tasks)
+    assert (said.loaded, said.lines, said.warnings) == ([], [], [])
+    assert (out / "manifest.jsonl").read_bytes() == before
+
+
+def test_a_clip_that_is_gone_changed_or_without_a_record_is_made_again(
+    out: Path, pictures: tuple[Picture, ...]
+) -> None:
+    asked, tasks = make_sweep(pictures)
+    go_on(out, asked, tasks)
+    before = frames(out)
+    (out / "vcut/picture 0-0.mp4").unlink()
+    changed = out / "baseline/picture 1-1.mp4"
+    changed.write_bytes(changed.read_bytes()[:-1] + b"x")
+    lines = (out / "manifest.jsonl").read_bytes().splitlines(keepends=True)
+    # the last record was cut off by a kill; its clip is in place
+    (out / "manifest.jsonl").write_bytes(b"".join(lines[:-1]) + lines[-1][:40])
+    said = go_on(out, asked, tasks)
+    made = [line.split()[1:3] for line in said.lines]
+    assert made == [["baseline/picture", "1-1.mp4"], ["vcut/picture", "0-0.mp4"], ["vcut/picture", "2-1.mp4"]]
+    assert frames(out) == before
+    assert all(manifest.is_complete(out, record) for record in manifest.read(out))
+
+
+def test_latents_that_were_not_kept_are_made_when_they_are_wanted(
+    out: Path, pictures: tuple[Picture, ...]
+) -> None:
+    asked, tasks = make_sweep(pictures[:1])
+    go_on(out, asked, tasks)
+    assert len(go_on(out, asked, tasks, latents=True).lines) == len(tasks)
+    assert not go_on(out, asked, tasks).lines
+
+
+def test_settings_pictures_and_clips_can_be_added(out: Path, pictures: tuple[Picture, ...]) -> None:
+    few, tasks = make_sweep(pictures[1:2], from_presets(["baseline"], [], {}), clips=1)
+    go_on(out, few, tasks)
+    asked, tasks = make_sweep(pictures, clips=2)
+    assert len(go_on(out, asked, tasks).lines) == len(tasks) - 1
+    # a part of the sweep again, which does not become smaller
+    assert not go_on(
+        out, few, make_sweep(pictures[1:2], from_presets(["baseline"], [], {}), clips=1)[1]
+    ).lines
+    whole = sweep.read(out)
+    assert whole is not None
+    assert (whole.clips, list(whole.settings), len(whole.images)) == (2, ["baseline", "lossless", "vcut"], 3)
+    assert frames(out).keys() == {task.key for task in tasks}
+
+
+def other(setting: Setting, **changes: object) -> Setting:
+    return dataclasses.replace(setting, settings=setting.settings.replace(**changes))
+
+
+@pytest.mark.parametrize("keep", [("sweep.json", "manifest.jsonl"), ("manifest.jsonl",)])
+def test_what_contradicts_is_refused_by_name(
+    keep: tuple[str, ...], out: Path, pictures: tuple[Picture, ...]
+) -> None:
+    baseline, vcut = from_presets(["baseline", "vcut"], [], {})
+    asked, tasks = make_sweep(pictures, (baseline, vcut))
+    go_on(out, asked, tasks)
+    for file in ("sweep.json", "manifest.jsonl"):
+        if file not in keep:
+            (out / file).unlink()
+
+    def refused(says: str, changed: tuple[Sweep, list[Task]]) -> None:
+        before = sorted(file.stat().st_mtime_ns for file in out.rglob("*"))
+        with pytest.raises(ConfigError, match=says):
+            go_on(out, *changed)
+        assert sorted(file.stat().st_mtime_ns for file in out.rglob("*")) == before
+
+    steps = make_sweep(pictures, (baseline, other(vcut, steps=30)))
+    refused(r"vcut.* is of another sweep: its .*steps.* asked for is .*30", steps)
+    refused(
+        r"vcut.* its preset is 'vcut', asked for is 'lossless'",
+        make_sweep(pictures, (dataclasses.replace(from_presets(["lossless"], [], {})[0], name="vcut"),)),
+    )
+    refused("its seed is ", make_sweep(pictures, (baseline, vcut), seed=1))
+    weights = dataclasses.replace(asked, weights_sha256="1" * 64)
+    refused("its weights_sha256 is '000.*', asked for is '111", (weights, tasks))
+    if "sweep.json" in keep:
+        refused(
+            "its dtypes is .*float32.*float16",
+            (dataclasses.replace(asked, dtypes={"unet": "float16"}), tasks),
+        )
+    pictures[1].path.write_bytes(pictures[0].path.read_bytes())
+    refused(r"baseline/picture 1-0.mp4 is of another sweep: its image_sha256", (asked, tasks))
+
+
+def test_what_has_no_clip_yet_may_change(out: Path, pictures: tuple[Picture, ...]) -> None:
+    asked, tasks = make_sweep(pictures[:1], from_presets(["baseline"], [], {}))
+    sweep.write(out, asked)
+    changed, tasks = make_sweep(pictures[:1], from_presets(["baseline"], [], {"steps": 3}), seed=5)
+    assert len(go_on(out, changed, tasks).lines) == 2
+    assert sweep.read(out) == changed
+
+
+def test_files_of_no_sweep_are_left_alone(out: Path, pictures: tuple[Picture, ...]) -> None:
+    (out / "vcut").mkdir(parents=True)
+    (out / "vcut" / "picture 0-0.mp4").write_text("mine")
+    with pytest.raises(ConfigError, match="OUT/vcut exists and is of no sweep"):
+        go_on(out, *make_sweep(pictures))
+    (out / "sweep.json").write_text('{"settings": {}}')
+    with pytest.raises(ConfigError, match=r"sweep.json is not what a sweep writes"):
+        go_on(out, *make_sweep(pictures))
+
+
+def test_a_bad_picture_is_said_once_and_stops_nothing(out: Path, pictures: tuple[Picture, ...]) -> None:
+    asked, tasks = make_sweep(pictures)
+    pictures[0].path.write_text("no picture")
+    pictures[2].path.unlink()
+    said = Said()
+    with pytest.raises(
+        MediaError, match=r"12 of 18 clips are missing: baseline/picture 0-0.mp4, .* and 9 more"
+    ):
+        said = go_on(out, asked, tasks)
+    assert frames(out).keys() == {task.key for task in tasks if task.name == "picture 1"}
+    make_pictures(pictures[0].path.parent, 3)
+    said = go_on(out, asked, tasks)
+    assert len(said.lines) == 12
+
+
+def test_numbers_that_overflow_cost_their_clip_unless_it_is_the_first(
+    out: Path, pictures: tuple[Picture, ...]
+) -> None:
+    asked, tasks = make_sweep(pictures[:1], from_presets(["baseline"], [], {}), clips=3)
+    made = iter(range(10))
+
+    def overflow_at(number: int) -> Callable[[], None]:
+        def before() -> None:
+            if next(made) == number:
+                raise NotFiniteError("NaN in the latents")
+
+        return before
+
+    with pytest.raises(VcutError, match="NaN in the latents; 0 of 3 clips are safe"):
+        go_on(out, asked, tasks, before=overflow_at(0))
+    made = iter(range(10))
+    with pytest.raises(MediaError, match=r"1 of 3 clips are missing: baseline/picture 0-1.mp4$"):
+        go_on(out, asked, tasks, before=overflow_at(1))
+    assert len(frames(out)) == 2
+
+
+def test_a_full_disk_stops_in_one_line_that_says_what_is_safe(
+    out: Path, pictures: tuple[Picture, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, tasks = make_sweep(pictures)
+    write = media.write
+
+    def full(frames: torch.Tensor, path: Path, *rest: object, **options: object) -> Path:
+        if path.name == "picture 1-0.mp4":
+            raise OSError(28, "No space left on device", str(path))
+        return write(frames, path, *rest, **options)
+
+    monkeypatch.setattr(clip.media, "write", full)
+    with pytest.raises(
+        VcutError, match=r"No space left on device.*; 2 of 18 clips are safe in .*OUT, and the same"
+    ):
+        go_on(out, asked, tasks)
+    monkeypatch.undo()
+    assert len(go_on(out, asked, tasks).lines) == 16
+
+
+def test_an_interrupt_says_what_is_safe(out: Path, pictures: tuple[Picture, ...]) -> None:
+    asked, tasks = make_sweep(pictures)
+    made = iter(range(100))
+
+    def interrupt() -> None:
+        if next(made) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        go_on(out, asked, tasks, before=interrupt)
+    assert len(go_on(out, asked, tasks).lines) == 15
+
+
+def test_leftovers_of_a_killed_run_go_and_those_of_other_clips_stay(
+    out: Path, pictures: tuple[Picture, ...]
+) -> None:
+    asked, tasks = make_sweep(pictures)
+    own = out / "vcut" / ".picture 0-0.mp4.a8_bcdef"
+    others = [out / "vcut" / name for name in (".picture 9-0.mp4.a8_bcdef", ".picture 0-0.mp4.mine")]
+    sweep.write(out, asked)
+    for folder in (own, *others):
+        folder.mkdir(parents=True)
+        (folder / "file").write_text("half a clip")
+    go_on(out, asked, tasks)
+    assert not own.exists()
+    assert all(folder.exists() for folder in others)
+
+
+def test_two_processes_do_not_write_one_manifest(out: Path) -> None:
+    out.mkdir()
+    with (
+        manifest.alone(out / "manifest.jsonl"),
+        pytest.raises(VcutError, match=r"another process is at work on .*manifest.jsonl"),
+        manifest.alone(out / "manifest.jsonl"),
+    ):
+        pass
+    with manifest.alone(out / "manifest.jsonl"):
+        pass
+
+
+def test_an_estimate_weighs_settings_by_their_passes_until_they_are_known() -> None:
+    _, tasks = make_sweep((Picture("a", Path("a")),), clips=2)
+    passes = {task.setting: task.run.passes.passes for task in tasks}
+    assert passes == {"baseline": 50, "lossless": 50, "vcut": 41}
+    pace = loop.Pace(tasks)
+    pace.left["baseline"] -= 1
+    pace.add("baseline", 10.0)
+    assert pace.remaining() == pytest.approx(10 + 2 * 10 + 2 * 41 / 50 * 10)
+    pace.left["vcut"] -= 1
+    pace.add("vcut", 1.0)
+    a_pass = 11 / (50 + 41)
+    assert pace.remaining() == pytest.approx(10 + 2 * 50 * a_pass + 1)
+
+
+def test_records_are_of_one_clip_each(out: Path, pictures: tuple[Picture, ...]) -> None:
+    asked, tasks = make_sweep(pictures[:1])
+    record = clip.make_clip(Stub(tasks[0].run.preset), tasks[0], asked, out)  # type: ignore[arg-type]
+    assert isinstance(record, Record)
+    assert manifest.read(out) == []
+    again = clip.make_clip(Stub(tasks[0].run.preset), tasks[0], asked, out)  # type: ignore[arg-type]
+    assert again.frames_sha256 == record.frames_sha256

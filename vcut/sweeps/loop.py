@@ -1,0 +1,175 @@
+"""The loop of one process of a sweep: its clips, one after the other, each with its record and a word to the user."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from vcut.config import Preset
+from vcut.errors import MediaError, NotFiniteError, PictureError, VcutError
+from vcut.pipeline import Pipeline
+from vcut.sweeps import manifest
+from vcut.sweeps.clip import make_clip
+from vcut.sweeps.runner import Say
+from vcut.sweeps.sweep import Sweep, Task
+from weights_tools.outputs import remove_leftovers
+
+
+class Pace:
+    """Seconds that clips took so far, by setting, and what follows for those that are left.
+
+    A setting of which no clip was made yet is priced by its passes of the UNet.
+    """
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self.left = Counter(task.setting for task in tasks)
+        self._passes = {task.setting: task.run.passes.passes for task in tasks}
+        self._made: Counter[str] = Counter()
+        self._seconds: dict[str, float] = dict.fromkeys(self.left, 0.0)
+
+    def add(self, setting: str, seconds: float) -> None:
+        """Count a clip that was made."""
+        self._made[setting] += 1
+        self._seconds[setting] += seconds
+
+    @property
+    def made(self) -> int:
+        """Clips that were made."""
+        return self._made.total()
+
+    def remaining(self) -> float:
+        """Seconds for the clips that are left, from those that were made, of which there is at least one."""
+        passes = sum(self._passes[setting] * clips for setting, clips in self._made.items())
+        a_pass = sum(self._seconds.values()) / passes
+        return sum(
+            clips
+            * (self._seconds[name] / self._made[name] if self._made[name] else self._passes[name] * a_pass)
+            for name, clips in self.left.items()
+        )
+
+
+def make_clips(
+    tasks: Sequence[Task],
+    sweep: Sweep,
+    out: Path,
+    load: Callable[[Preset], Pipeline],
+    *,
+    complete: int = 0,
+    name: str = "manifest.jsonl",
+    latents: bool = False,
+    say: Say,
+    warn: Say,
+    bar: bool = False,
+) -> None:
+    """Make the clips of ``tasks`` and append their records to the manifest ``name`` in ``out``.
+
+    Args:
+        tasks: clips to make, those of one form after each other.
+        sweep: the sweep that they belong to.
+        out: its folder.
+        load: loads the model in the form of a preset; the one before is let go first.
+        complete: clips that are there already, for the count.
+        name: the manifest, which no other process writes.
+        latents: keep the sampler's last latents.
+        say: takes a line for each clip, if there is no bar.
+        warn: takes a line for each picture that cannot be read, and for each clip whose numbers overflow.
+        bar: show a bar on stderr instead of the lines.
+
+    Raises:
+        MediaError: at the end, if clips are missing for such a fault; all others were made.
+        VcutError: the disk is full, the folder cannot be written, memory is short, or the numbers of the first clip
+            overflow, as those of all would. What is done stays done.
+    """
+    pace = Pace(tasks)
+    unreadable: set[Path] = set()
+    missing: list[str] = []
+    total = complete + len(tasks)
+    pipe: Pipeline | None = None
+    form: object = None
+    with manifest.alone(out / name) as file, _shown(complete, total, say, bar) as show:
+        try:
+            _tidy(out, tasks)
+            for task in tasks:
+                pace.left[task.setting] -= 1
+                if task.image in unreadable:
+                    missing.append(task.file)
+                    continue
+                if pipe is None or task.form != form:
+                    # the old model goes before the new one comes
+                    pipe = None
+                    pipe, form = load(task.run.preset), task.form
+                begun = time.perf_counter()
+                try:
+                    record = make_clip(pipe, task, sweep, out, latents=latents, say=say)
+                except (PictureError, NotFiniteError) as error:
+                    if isinstance(error, PictureError):
+                        unreadable.add(task.image)
+                    elif not pace.made:
+                        raise
+                    missing.append(task.file)
+                    warn(f"skipped {task.file}: {error}")
+                    continue
+                manifest.append(file, record)
+                pace.add(task.setting, time.perf_counter() - begun)
+                show(f"made     {record.file} in {record.seconds:.1f} s", pace)
+        except KeyboardInterrupt:
+            warn(_safe(complete + pace.made, total, out))
+            raise
+        except (VcutError, OSError) as error:
+            raise VcutError(f"{error}; {_safe(complete + pace.made, total, out)}") from error
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise MediaError(f"{len(missing)} of {total} clips are missing: {', '.join(missing[:3])}{more}")
+
+
+def _safe(made: int, total: int, out: Path) -> str:
+    return f"{made} of {total} clips are safe in {out}, and the same command goes on from there"
+
+
+def _tidy(out: Path, tasks: Sequence[Task]) -> None:
+    """Remove what a killed run left of these clips. Clips of other shards, maybe at work, are left alone."""
+    owned: dict[Path, set[str]] = {}
+    for task in tasks:
+        for file in (out / task.file, out / task.latents):
+            owned.setdefault(file.parent, set()).add(file.name)
+    for folder, names in owned.items():
+        remove_leftovers(folder, names)
+
+
+@contextlib.contextmanager
+def _shown(complete: int, total: int, say: Say, bar: bool) -> Iterator[Callable[[str, Pace], None]]:
+    """Yield a function that shows a clip that was made: a step of a bar on stderr, or a line."""
+
+    def line(text: str, pace: Pace) -> None:
+        left = pace.left.total()
+        say(
+            f"{text}; {total - left} of {total}"
+            + (f", about {_duration(pace.remaining())} left" if left else "")
+        )
+
+    if not bar:
+        yield line
+        return
+    from tqdm.auto import tqdm
+
+    form = "{percentage:3.0f}% |{bar}| {n_fmt} of {total_fmt} clips, {elapsed} gone{postfix}"
+    with tqdm(total=total, initial=complete, bar_format=form) as shown:
+
+        def step(text: str, pace: Pace) -> None:
+            shown.set_postfix_str(f"about {_duration(pace.remaining())} left", refresh=False)
+            shown.update(total - pace.left.total() - shown.n)
+
+        yield step
+
+
+def _duration(seconds: float) -> str:
+    """A time in the two units that matter: 3 h 20 min."""
+    minutes, hours = round(seconds / 60), round(seconds / 3600)
+    if seconds < 99:
+        return f"{seconds:.0f} s"
+    if minutes < 99:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min" if hours < 48 else f"{hours // 24} days {hours % 24} h"

@@ -1,0 +1,119 @@
+"""Settings that a sweep compares, by name: tables of a TOML file, or presets and cuts."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from vcut.config import Preset, SVDConfig, choose_preset
+from vcut.errors import ConfigError
+from vcut.settings import Run, Settings, resolve
+
+Cut = int | Literal["preset"] | None
+
+RESERVED = ("scores",)
+"""Folders of a sweep that hold no clips, so that no setting can have their names."""
+
+OF_THE_SWEEP = ("seed", "clips")
+"""Settings that are the same for all: what is compared has the same seeds."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One of the things that a sweep does to every picture, and the name of the folder for its clips."""
+
+    name: str
+    preset: Preset
+    settings: Settings
+
+    def resolve(self, config: SVDConfig) -> Run:
+        """The run of this setting with one model; a :class:`ConfigError` names the setting."""
+        try:
+            return resolve(self.settings, config, self.preset)
+        except ConfigError as error:
+            raise ConfigError(f"setting {self.name}: {error}") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """The setting as plain JSON values."""
+        preset = self.preset
+        return {
+            "preset": preset.name,
+            "tca": preset.tca,
+            "sca": preset.sca,
+            "settings": self.settings.to_dict(),
+        }
+
+
+def from_toml(path: Path, common: Mapping[str, Any]) -> tuple[Setting, ...]:
+    """Settings of a TOML file, a table each: ``[c17]``, ``preset = "vcut"``, ``cut = 17``.
+
+    A table has the names of :class:`vcut.settings.Settings`, and ``preset``, ``tca`` and ``sca``.
+
+    Args:
+        path: the file.
+        common: settings of all tables that do not say otherwise.
+
+    Raises:
+        ConfigError: no TOML, or a table that makes no setting; the message names file, table and key.
+    """
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read as TOML: {error}") from error
+    if not tables:
+        raise ConfigError(
+            f"{path} has no table: a setting is a table, [c17], with preset, cut and others in it"
+        )
+    made = []
+    for name, table in tables.items():
+        if not isinstance(table, dict):
+            raise ConfigError(
+                f"{path}: {name} stands outside of a table; each setting is a table, such as [c17]"
+            )
+        try:
+            made.append(_setting(name, table, common))
+        except ConfigError as error:
+            raise ConfigError(f"{path}, table [{name}]: {error}") from error
+    return tuple(made)
+
+
+def from_presets(
+    presets: Sequence[str], cuts: Sequence[Cut], common: Mapping[str, Any]
+) -> tuple[Setting, ...]:
+    """A setting of each preset, of ``vcut``, which has a cut, one for each of ``cuts`` if there are any.
+
+    They are called ``baseline``, ``lossless``, ``vcut``, and with a cut ``vcut-c10`` or ``vcut-none``.
+
+    Raises:
+        ConfigError: no such preset, a cut out of range, or cuts without a preset to go with.
+    """
+    chosen = [choose_preset(name) for name in dict.fromkeys(presets)]
+    if cuts and not any(preset.guided_fraction < 1 for preset in chosen):
+        raise ConfigError(
+            "--cut goes with --preset vcut; a cut of another form can be asked for with --settings"
+        )
+    made = []
+    for preset in chosen:
+        own: Sequence[Cut] = ("preset",) if preset.guided_fraction == 1 or not cuts else cuts
+        for cut in dict.fromkeys(own):
+            end = "" if cut == "preset" else "-none" if cut is None else f"-c{cut}"
+            table = {"preset": preset.name, "cut": "none" if cut is None else cut}
+            made.append(_setting(preset.name + end, table, common))
+    return tuple(made)
+
+
+def _setting(name: str, table: Mapping[str, Any], common: Mapping[str, Any]) -> Setting:
+    if not name.strip() or name in RESERVED or name.startswith(".") or set(name) & set("/\\\0"):
+        raise ConfigError(f"{name!r} cannot be the name of a setting: it is a folder beside scores/")
+    form = {key: value for key, value in table.items() if key in ("preset", "tca", "sca")}
+    rest = {key: value for key, value in table.items() if key not in form}
+    for key in OF_THE_SWEEP:
+        if key in rest:
+            raise ConfigError(f"{key} is the same for all settings of a sweep: --{key}")
+    preset = form.pop("preset", "vcut")
+    if not isinstance(preset, str):
+        raise ConfigError(f"preset must be a name, got {preset!r}")
+    return Setting(name, choose_preset(preset, **form), Settings.from_dict({**common, **rest}))

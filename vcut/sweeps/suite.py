@@ -1,0 +1,122 @@
+"""Pictures of a sweep: one, a folder, a list file, or VBench's suite; and the names that their clips get.
+
+VBench (github.com/Vchitect/VBench) describes its image suite in ``vbench2_i2v_full_info.json``, a list of entries
+with ``prompt_en``, ``image_name`` and ``dimension``: what the entry is scored for. It finds the clips of an entry by
+the prompt: ``{prompt}-0.mp4`` to ``{prompt}-4.mp4``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from vcut.errors import ConfigError, MediaError
+from vcut.media import images
+from vcut.sweeps.jobs import search
+
+Suite = Literal["quality", "full"]
+"""Part of VBench's image suite: all entries, or those that are scored for more than obedience to a camera."""
+
+CAMERA = "camera_motion"
+"""Dimension that tells whether the camera moves as the prompt says, which a model without prompts cannot know."""
+
+LONGEST = 255 - len(".-9999.safetensors.12345678")
+"""Bytes of a picture's name: file systems hold 255, and a clip is written under a longer name first."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture, and what its clips are called."""
+
+    name: str
+    path: Path
+
+
+def pictures(given: Path, suite: Suite | None = None, folder: Path | None = None) -> tuple[Picture, ...]:
+    """The pictures that ``given`` stands for, in the order in which it has them.
+
+    Args:
+        given: a picture; a folder of pictures; VBench's JSON file; or any other file: a path a line, relative to the
+            file's folder. A picture of VBench's is named after its prompt, any other after its file, without suffix.
+        suite: part of VBench's suite, by default ``'quality'``.
+        folder: the folder of VBench's pictures, ``data/crop/16-9``.
+
+    Raises:
+        ConfigError: not such a file, two pictures of one name, or a name that no file can have.
+        MediaError: there is nothing of that path, or no picture in the folder.
+    """
+    if given.suffix.lower() != ".json" and (suite or folder):
+        raise ConfigError(f"--suite and --pictures go with VBench's JSON file, not with {given}")
+    if given.is_dir():
+        found = _by_stem(search(given))
+    elif given.suffix.lower() == ".json":
+        if folder is None:
+            raise ConfigError(f"{given}: say where its pictures are, --pictures data/crop/16-9")
+        found = [Picture(prompt, folder / image) for prompt, image in _prompts(given, suite or "quality")]
+    elif given.suffix.lower() in images.SUFFIXES:
+        found = _by_stem([given])
+    else:
+        lines = (line.strip() for line in _text(given).splitlines())
+        found = _by_stem(given.parent / line for line in lines if line)
+    if not found:
+        raise MediaError(f"{given}: there are no pictures in it")
+    _check_names(found, given)
+    return tuple(found)
+
+
+def _by_stem(paths: Iterable[Path]) -> list[Picture]:
+    return [Picture(path.stem, path) for path in dict.fromkeys(paths)]
+
+
+def _prompts(path: Path, suite: Suite) -> list[tuple[str, str]]:
+    """Each distinct prompt of VBench's suite with its picture."""
+    try:
+        entries = json.loads(_text(path))
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON: {error}") from error
+    if not isinstance(entries, list):
+        raise ConfigError(f"{path} is not VBench's list of prompts, but a {type(entries).__name__}")
+    found: dict[str, str] = {}
+    for number, entry in enumerate(entries):
+        prompt, image, dimensions = _entry(entry, f"{path}, entry {number}")
+        if suite == "quality" and set(dimensions) <= {CAMERA}:
+            continue
+        if found.setdefault(prompt, image) != image:
+            raise ConfigError(
+                f"{path}, entry {number}: {prompt!r} has the pictures {found[prompt]} and {image}"
+            )
+    return list(found.items())
+
+
+def _entry(entry: Any, where: str) -> tuple[str, str, list[str]]:
+    wanted = {"prompt_en": str, "image_name": str, "dimension": list}
+    for key, kind in wanted.items():
+        value = entry.get(key) if isinstance(entry, dict) else None
+        if not isinstance(value, kind):
+            raise ConfigError(f"{where}: {key} must be a {kind.__name__}, got {value!r}")
+    return entry["prompt_en"], entry["image_name"], entry["dimension"]
+
+
+def _check_names(found: list[Picture], given: Path) -> None:
+    """Each name is a file's, and no two are one, on a file system that knows no capitals either."""
+    owners: dict[str, Picture] = {}
+    for picture in found:
+        name = picture.name
+        if "/" in name or "\0" in name or len(name.encode(errors="surrogateescape")) > LONGEST:
+            raise ConfigError(
+                f"{given}: no clip can be called {name!r}: a name has no / and at most {LONGEST} bytes"
+            )
+        owner = owners.setdefault(name.casefold(), picture)
+        if owner is not picture:
+            raise ConfigError(f"{owner.path} and {picture.path} would give clips of one name: rename one")
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise MediaError(f"{path} is no folder, picture or list that can be read: {reason}") from error
