@@ -46,6 +46,13 @@ ALLOWED = {
         "vcut.sweeps",
         "weights_tools.outputs",
     },
+    "vcut/scores/page.py": {
+        "vcut.__version__",
+        "vcut.errors",
+        "vcut.media",
+        "vcut.sweeps.manifest",
+        "weights_tools.outputs",
+    },
     "weights_tools/": {"weights_tools"},
 }
 

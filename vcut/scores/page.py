@@ -1,0 +1,245 @@
+"""The compare page: one HTML file that shows the clips of a sweep's settings side by side, in step.
+
+HTML, style and scripts of the page are in ``web``; :func:`write` puts them into one file with the sweep's clips.
+Names enter it as JSON alone, with every ``<`` escaped, and the scripts make text of them.
+"""
+
+from __future__ import annotations
+
+import base64
+import fnmatch
+import json
+import math
+import os
+import tempfile
+from collections.abc import Collection, Iterator, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from vcut import __version__, media
+from vcut.errors import ConfigError, MediaError
+from vcut.sweeps import manifest
+from vcut.sweeps.manifest import Record
+from weights_tools.outputs import check_file, replacing
+
+LIMIT = 200_000_000
+"""Bytes of the largest page: browsers take seconds to open it, and those of a larger one may give up."""
+
+SCRIPTS = ("scores", "mp4", "clips", "strip", "player", "pairs", "pair", "page")
+"""Scripts of the page, each after those whose names it needs when it starts."""
+
+_KEYS = {
+    "clips": ("setting", "name", "index", "scores"),
+    "measures": ("name", "label", "better"),
+    "summary": (),
+}
+"""Names that each entry of scores.json must have."""
+
+_MARK = b"<!doctype html>\n<!-- made by vcut compare -->"
+
+
+def write(
+    out: Path,
+    path: Path | None = None,
+    *,
+    images: Collection[str] = (),
+    worst: int | None = None,
+    by: str | None = None,
+    link: bool = False,
+) -> Path:
+    """Write the page of the sweep in ``out``.
+
+    Args:
+        out: the sweep's folder.
+        path: the file to write, by default ``compare.html`` in ``out``. An earlier page is replaced, nothing else.
+        images: names of images or patterns (``cat*``), or one number N for the first N images; by default all.
+        worst: take this many pairs (the clips of one image and seed), the worst ones by ``by``.
+        by: name of a measure in scores.json, by default the first.
+        link: refer to the clips where they lie, instead of putting them into the page.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ConfigError: there are no such clips, images or scores, or the page would be larger than :data:`LIMIT`.
+        MediaError: a clip of the manifest is missing.
+        OutputExistsError: ``path`` is there and no compare page.
+    """
+    path = path or out / "compare.html"
+    check_file(path, overwrite=_is_page(path))
+    records, scores = manifest.read(out), _read_scores(out / "scores.json")
+    if not records:
+        raise ConfigError(f"{out} has no finished clips: vcut sweep IMAGES -o {out} makes them")
+    values = {(c["setting"], c["name"], c["index"]): c["scores"] for c in scores["clips"]}
+    baseline = (
+        scores.get("baseline") or next((r for r in records if r.preset == "baseline"), records[0]).setting
+    )
+    measure = _measure(scores["measures"], by)
+    records = _of_images(records, images)
+    if worst is not None:
+        records = _worst(records, values, measure, baseline, worst)
+    _check_files(out, records, link)
+    clips = [_clip(out, record, path, link) | {"id": f"clip-{i}"} for i, record in enumerate(records)]
+    firsts = {record.setting: record for record in records}
+    data = {
+        "title": out.resolve().name,
+        "made": f"vcut {__version__}",
+        "model": Path(records[0].model).name,
+        "baseline": baseline,
+        "sort": measure and measure["name"],
+        "measures": scores["measures"],
+        "summary": scores["summary"],
+        "settings": [
+            {"name": r.setting, "preset": r.preset, "settings": r.settings} for r in firsts.values()
+        ],
+        "clips": [c | {"scores": values.get(r.key, {})} for c, r in zip(clips, records, strict=True)],
+    }
+    head, tail = _template(json.dumps(data)).split(b"<!-- clips -->")
+    with replacing(path, overwrite=_is_page(path)) as target, target.open("wb") as file:
+        file.write(head)
+        for clip, record in zip(clips, records, strict=True):
+            if clip["links"] is None:
+                encoded = b" ".join(base64.b64encode(part) for part in _files(out / record.file))
+                name = clip["id"].encode()
+                file.write(b'<script type="text/plain" id="%s">%s</script>\n' % (name, encoded))
+        file.write(tail)
+    return path
+
+
+def _is_page(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(_MARK)) == _MARK
+
+
+def _read_scores(path: Path) -> dict[str, Any]:
+    """Read what ``vcut score`` wrote; there are no scores if it did not run. NaN becomes None."""
+    if not path.exists():
+        return {"measures": [], "summary": {}, "clips": []}
+    try:
+        scores: dict[str, Any] = json.loads(path.read_text("utf-8"), parse_constant=lambda _: None)
+        for key, names in _KEYS.items():
+            [each[name] for each in scores[key] for name in names]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{path} is not as vcut score writes it ({error!r}): run vcut score again"
+        ) from error
+    return scores
+
+
+def _measure(measures: Sequence[dict[str, Any]], name: str | None) -> dict[str, Any] | None:
+    """The measure of this name, by default the first if there is one."""
+    if name is None:
+        return measures[0] if measures else None
+    found = next((measure for measure in measures if measure["name"] == name), None)
+    if found is None:
+        known = ", ".join(measure["name"] for measure in measures) or "none: vcut score comes first"
+        raise ConfigError(f"--by {name}: there is no such measure; there are {known}")
+    return found
+
+
+def _of_images(records: list[Record], images: Collection[str]) -> list[Record]:
+    """The records of the images that are asked for, all if none is."""
+    names = list(dict.fromkeys(record.name for record in records))
+    chosen = set() if images else set(names)
+    for word in images:
+        found = {word} & set(names) or set(fnmatch.filter(names, word))
+        if not found and word.isdecimal():
+            found = set(names[: int(word)])
+        if not found:
+            raise ConfigError(
+                f"--images {word}: no clip is called so; there are {len(names)}, first {names[0]}"
+            )
+        chosen |= found
+    return [record for record in records if record.name in chosen]
+
+
+def _worst(
+    records: list[Record],
+    values: dict[tuple[str, str, int], dict[str, float]],
+    measure: dict[str, Any] | None,
+    baseline: str,
+    count: int,
+) -> list[Record]:
+    """The records of ``count`` pairs whose worst clip is furthest from the baseline's, or, without that, worst."""
+    if measure is None:
+        raise ConfigError("--worst needs scores: vcut score comes first")
+    sign = -1 if measure["better"] == "higher" else 1
+    losses: dict[tuple[str, int], float] = {}
+    for record in records:
+        value = values.get(record.key, {}).get(measure["name"])
+        base = values.get((baseline, record.name, record.index), {}).get(measure["name"])
+        if value is None or record.setting == baseline:
+            continue
+        pair = record.name, record.index
+        losses[pair] = max(losses.get(pair, -math.inf), sign * (value - (base or 0)))
+    if not losses:
+        raise ConfigError(f"--worst {count}: no clip beside the baseline's has a score of {measure['name']}")
+    chosen = sorted(losses, key=lambda pair: -losses[pair])[:count]
+    return [record for record in records if (record.name, record.index) in chosen]
+
+
+def _check_files(out: Path, records: Sequence[Record], link: bool) -> None:
+    for record in records:
+        if not (out / record.file).exists():
+            raise MediaError(
+                f"{out / record.file} is in the manifest and not there: vcut sweep makes it again"
+            )
+    size = sum(record.bytes for record in records) * 4 // 3
+    if size > LIMIT and not link:
+        names = len({record.name for record in records})
+        fit = max(1, names * LIMIT // size)
+        raise ConfigError(
+            f"the page would have {size / 1e6:.0f} MB, and browsers open up to {LIMIT / 1e6:.0f} MB with ease: "
+            f"choose clips with --images {fit} or --worst {fit}, or leave them where they are with --link"
+        )
+
+
+def _clip(out: Path, record: Record, path: Path, link: bool) -> dict[str, Any]:
+    """Gather what the page knows of one clip. Links are None if its files are in the page."""
+    file = out / record.file
+    names = ("setting", "name", "index", "seed", "image", "frames", "fps", "width", "height", "seconds")
+    known = {name: getattr(record, name) for name in names}
+    links = None
+    if link and file.suffix.lower() not in (".gif", ".webp"):  # a page cannot step through these
+        paths = _pictures(file) if file.is_dir() else [file]
+        links = [_address(each, path.parent) for each in paths]
+    kind = "video/mp4" if file.suffix.lower() == ".mp4" else "image/png"
+    return known | {"type": kind, "links": links}
+
+
+def _address(file: Path, folder: Path) -> str:
+    return quote(os.fsencode(os.path.relpath(file.resolve(), folder.resolve()).replace(os.sep, "/")))
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.png"))
+
+
+def _files(clip: Path) -> Iterator[bytes]:
+    """A clip as the page takes it: an MP4, or the frames as PNG."""
+    if clip.suffix.lower() == ".mp4":
+        yield clip.read_bytes()
+    elif clip.is_dir():
+        yield from (file.read_bytes() for file in _pictures(clip))
+    else:
+        with tempfile.TemporaryDirectory() as room:
+            folder = media.write(media.read(clip)[0], Path(room) / "frames")
+            yield from (file.read_bytes() for file in _pictures(folder))
+
+
+def _template(data: str) -> bytes:
+    """The page around ``data``, JSON in ASCII; its clips go where ``<!-- clips -->`` stands."""
+    web = resources.files("vcut.scores") / "web"
+    script = "\n".join((web / f"{name}.js").read_text("utf-8") for name in SCRIPTS)
+    page = (web / "page.html").read_text("utf-8")
+    for place, text in (
+        ("/* page.css */", (web / "page.css").read_text("utf-8")),
+        ("/* page.js */", script),
+        ("<!-- data -->", data.replace("<", "\\u003c")),
+    ):
+        page = page.replace(place, text)
+    return page.encode()
