@@ -25,9 +25,15 @@ class Stub:
 
     preset: Preset
     config: SVDConfig = TINY
+    note: str | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     # called before each clip, to stop it
     before: Callable[[], None] = lambda: None
+
+    @property
+    def unet(self) -> Tensor:
+        """Something that has a dtype."""
+        return torch.zeros(1)
 
     def sample_latents(self, run: Run, pixels: Tensor, *, seed: int) -> Tensor:
         self.before()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from vcut.cli import lines, models, options, values
 from vcut.config import PRESETS
-from vcut.errors import ConfigError
+from vcut.errors import ConfigError, MediaError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -90,13 +90,13 @@ def run(args: argparse.Namespace) -> None:
         images={picture.name: str(picture.path) for picture in pictures},
     )
     whole = sweep.join(args.output, asked, records)
-    complete = sweep.find_complete(args.output, tasks, whole, records, latents=args.keep_latents)
+    complete = sweep.find_complete(args.output, tasks, records, latents=args.keep_latents)
     if args.dry_run:
         lines.say(str(_bill(tasks, complete, records, config, args)))
         return
     sweep.write(args.output, whole)
     say(f"sweep    {len(tasks)} clips in {args.output}, {len(complete)} of them there already")
-    loop.make_clips(
+    missing = loop.make_clips(
         [task for task in tasks if task.key not in complete],
         whole,
         args.output,
@@ -108,6 +108,13 @@ def run(args: argparse.Namespace) -> None:
         warn=lines.warn,
         bar=sys.stderr.isatty() and not args.quiet,
     )
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        says = f"{len(missing)} of {len(tasks)} clips are missing: {', '.join(missing[:3])}{more}"
+        if "RANK" not in shard.source:
+            raise MediaError(says)
+        # torchrun ends all ranks when one fails, and here the others may have work left
+        lines.warn(says)
 
 
 def _settings(args: argparse.Namespace) -> tuple[Setting, ...]:

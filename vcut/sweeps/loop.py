@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from vcut.config import Preset
-from vcut.errors import MediaError, NotFiniteError, PictureError, VcutError
+from vcut.errors import NotFiniteError, PictureError, VcutError
 from vcut.pipeline import Pipeline
 from vcut.sweeps import manifest
 from vcut.sweeps.clip import make_clip
@@ -26,29 +26,24 @@ class Pace:
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         self.left = Counter(task.setting for task in tasks)
+        self.made: Counter[str] = Counter()
         self._passes = {task.setting: task.run.passes.passes for task in tasks}
-        self._made: Counter[str] = Counter()
-        self._seconds: dict[str, float] = dict.fromkeys(self.left, 0.0)
+        self._seconds = dict.fromkeys(self.left, 0.0)
 
     def add(self, setting: str, seconds: float) -> None:
         """Count a clip that was made."""
-        self._made[setting] += 1
+        self.made[setting] += 1
         self._seconds[setting] += seconds
 
-    @property
-    def made(self) -> int:
-        """Clips that were made."""
-        return self._made.total()
-
     def remaining(self) -> float:
-        """Seconds for the clips that are left, from those that were made, of which there is at least one."""
-        passes = sum(self._passes[setting] * clips for setting, clips in self._made.items())
+        """Seconds for the clips that are left; at least one must have been made."""
+        passes = sum(self._passes[setting] * clips for setting, clips in self.made.items())
         a_pass = sum(self._seconds.values()) / passes
-        return sum(
-            clips
-            * (self._seconds[name] / self._made[name] if self._made[name] else self._passes[name] * a_pass)
-            for name, clips in self.left.items()
-        )
+        a_clip = {
+            setting: self._seconds[setting] / self.made[setting] if self.made[setting] else passes * a_pass
+            for setting, passes in self._passes.items()
+        }
+        return sum(clips * a_clip[setting] for setting, clips in self.left.items())
 
 
 def make_clips(
@@ -63,7 +58,7 @@ def make_clips(
     say: Say,
     warn: Say,
     bar: bool = False,
-) -> None:
+) -> list[str]:
     """Make the clips of ``tasks`` and append their records to the manifest ``name`` in ``out``.
 
     Args:
@@ -78,8 +73,10 @@ def make_clips(
         warn: takes a line for each picture that cannot be read, and for each clip whose numbers overflow.
         bar: show a bar on stderr instead of the lines.
 
+    Returns:
+        The clips that are missing for such a fault; all others were made.
+
     Raises:
-        MediaError: at the end, if clips are missing for such a fault; all others were made.
         VcutError: the disk is full, the folder cannot be written, memory is short, or the numbers of the first clip
             overflow, as those of all would. What is done stays done.
     """
@@ -107,7 +104,7 @@ def make_clips(
                 except (PictureError, NotFiniteError) as error:
                     if isinstance(error, PictureError):
                         unreadable.add(task.image)
-                    elif not pace.made:
+                    elif not pace.made.total():
                         raise
                     missing.append(task.file)
                     warn(f"skipped {task.file}: {error}")
@@ -116,13 +113,11 @@ def make_clips(
                 pace.add(task.setting, time.perf_counter() - begun)
                 show(f"made     {record.file} in {record.seconds:.1f} s", pace)
         except KeyboardInterrupt:
-            warn(_safe(complete + pace.made, total, out))
+            warn(_safe(complete + pace.made.total(), total, out))
             raise
         except (VcutError, OSError) as error:
-            raise VcutError(f"{error}; {_safe(complete + pace.made, total, out)}") from error
-    if missing:
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        raise MediaError(f"{len(missing)} of {total} clips are missing: {', '.join(missing[:3])}{more}")
+            raise VcutError(f"{error}; {_safe(complete + pace.made.total(), total, out)}") from error
+    return missing
 
 
 def _safe(made: int, total: int, out: Path) -> str:

@@ -83,16 +83,32 @@ def read(out: Path) -> list[Record]:
     """
     latest: dict[tuple[str, str, int], Record] = {}
     for file in sorted(out.glob("manifest*.jsonl")):
-        for record in _records(file):
-            before = latest.get(record.key)
-            if before is None or before.finished <= record.finished:
-                latest[record.key] = record
-    sweep = out / SWEEP
-    order = list(json.loads(sweep.read_text())["settings"]) if sweep.exists() else []
-    place = {setting: number for number, setting in enumerate(order)}
+        # within a file the later line is the later record, whatever the clocks of several machines say
+        for key, record in {record.key: record for record in _records(file)}.items():
+            if key not in latest or latest[key].finished <= record.finished:
+                latest[key] = record
+    place = {setting: number for number, setting in enumerate((describe(out) or {}).get("settings", ()))}
     return sorted(
         latest.values(), key=lambda r: (place.get(r.setting, len(place)), r.setting, r.name, r.index)
     )
+
+
+def describe(out: Path) -> dict[str, Any] | None:
+    """The content of a folder's ``sweep.json``, or None if it has none.
+
+    Raises:
+        ConfigError: it is no JSON object, or cannot be read.
+    """
+    file = out / SWEEP
+    try:
+        data = json.loads(file.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file} is not what a sweep writes: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{file} is not what a sweep writes: a {type(data).__name__}")
+    return data
 
 
 @contextlib.contextmanager

@@ -124,21 +124,22 @@ def join(out: Path, sweep: Sweep, records: Sequence[Record]) -> Sweep:
     New settings, pictures and clips are added. What would mix two experiments in ``records`` is refused.
 
     Raises:
-        ConfigError: ``out`` holds clips of other weights, number types or seeds, clips of a setting of the same name
-            with other values, or files of no sweep.
+        ConfigError: ``out`` holds files of no sweep; or clips of other weights, number types or seeds, of another
+            picture of the same name, or of a setting of the same name with other values.
     """
     foreign = [name for name in sweep.settings if (out / name).exists()]
     old = read(out)
+    if foreign and not (old or records):
+        raise ConfigError(f"{out / foreign[0]} exists and is of no sweep: choose another folder")
+    named = {record.name for record in records} & sweep.images.keys()
+    hashes = {name: _hash_if_there(Path(sweep.images[name])) for name in named}
+    for record in records:
+        _check(record, sweep, hashes.get(record.name), out)
     if old is None:
-        if foreign and not records:
-            raise ConfigError(f"{out / foreign[0]} exists and is of no sweep: choose another folder")
         return sweep
     if records:
-        for key in ("weights_sha256", "dtypes", "seed", "enlarge"):
-            _refuse(f"{out}", {key: getattr(old, key)}, {key: getattr(sweep, key)})
-    used = {record.setting for record in records} & old.settings.keys()
-    for name in sorted(used & sweep.settings.keys()):
-        _refuse(f"{out}, setting {name}", _flat(old.settings[name]), _flat(sweep.settings[name]))
+        for key in ("dtypes", "enlarge"):
+            _refuse(out, {key: getattr(old, key)}, {key: getattr(sweep, key)})
     return dataclasses.replace(
         sweep,
         clips=max(old.clips, sweep.clips),
@@ -168,37 +169,23 @@ def read(out: Path) -> Sweep | None:
     Raises:
         ConfigError: its ``sweep.json`` is not one.
     """
-    file = out / manifest.SWEEP
+    data = manifest.describe(out)
     try:
-        return Sweep(**json.loads(file.read_text()))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError, TypeError) as error:
-        raise ConfigError(f"{file} is not what a sweep writes: {error}") from error
+        return None if data is None else Sweep(**data)
+    except TypeError as error:
+        raise ConfigError(f"{out / manifest.SWEEP} is not what a sweep writes: {error}") from error
 
 
 def find_complete(
-    out: Path, tasks: Sequence[Task], sweep: Sweep, records: Sequence[Record], *, latents: bool = False
+    out: Path, tasks: Sequence[Task], records: Sequence[Record], *, latents: bool = False
 ) -> set[Key]:
-    """The tasks whose clips are there as ``records`` have them, with their latents if those are wanted.
-
-    Raises:
-        ConfigError: a clip's record has another seed, other settings or weights, or was made from another picture of
-            the same name.
-    """
-    wanted = {task.key: task for task in tasks}
-    hashes: dict[Path, str | None] = {}
-    complete = set()
-    for record in records:
-        task = wanted.get(record.key)
-        if task is None:
-            continue
-        if task.image not in hashes:
-            hashes[task.image] = _hash_if_there(task.image)
-        _check_record(record, task, sweep, hashes[task.image], out)
-        if (record.latents or not latents) and manifest.is_complete(out, record):
-            complete.add(record.key)
-    return complete
+    """The tasks whose clips are there as ``records`` have them, with their latents if those are wanted."""
+    wanted = {task.key for task in tasks}
+    return {
+        record.key
+        for record in records
+        if record.key in wanted and (record.latents or not latents) and manifest.is_complete(out, record)
+    }
 
 
 def _hash_if_there(file: Path) -> str | None:
@@ -208,24 +195,23 @@ def _hash_if_there(file: Path) -> str | None:
         return None
 
 
-def _check_record(record: Record, task: Task, sweep: Sweep, image_sha256: str | None, out: Path) -> None:
-    expected = {
+def _check(record: Record, sweep: Sweep, image_sha256: str | None, out: Path) -> None:
+    """Raise unless a clip may stand beside those of ``sweep``."""
+    expected: dict[str, Any] = {
         "weights_sha256": sweep.weights_sha256,
-        "preset": task.run.preset.name,
-        "settings": task.run.settings.to_dict(),
-        "seed": task.seed,
+        "seed": seed_of(record.name, record.index, sweep.seed),
         # a picture that is gone cannot contradict its clips
         "image_sha256": image_sha256 or record.image_sha256,
     }
-    _refuse(f"{out / record.file}", _flat({key: getattr(record, key) for key in expected}), _flat(expected))
+    if setting := sweep.settings.get(record.setting):
+        expected |= {key: setting[key] for key in ("preset", "settings")}
+    found = {key: getattr(record, key) for key in expected}
+    for each in (found, expected):
+        each.update(each.pop("settings", {}))
+    _refuse(out / record.file, found, expected)
 
 
-def _flat(setting: Mapping[str, Any]) -> dict[str, Any]:
-    """``setting`` with what is in its "settings" beside the rest."""
-    return {**setting, **setting["settings"], "settings": None}
-
-
-def _refuse(where: str, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+def _refuse(where: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     for key in dict.fromkeys((*found, *expected)):
         old, new = (repr(data[key]) if key in data else "its default" for data in (found, expected))
         if old != new:

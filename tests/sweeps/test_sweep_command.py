@@ -1,0 +1,240 @@
+"""``vcut sweep``: what its options ask for, what it says, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sweep_stub import Stub, make_pictures
+
+from vcut import cli
+from vcut.sweeps import manifest, sweep
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """Presets that models were loaded in; in a folder with three pictures, far from any cluster."""
+    presets: list[str] = []
+
+    def load(model: Any, *, preset: Any, **options: Any) -> Stub:
+        presets.append(preset.name)
+        return Stub(preset)
+
+    monkeypatch.setattr("vcut.loading.load", load)
+    for name in [name for name in os.environ if name.startswith("SLURM") or name in ("RANK", "WORLD_SIZE")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    make_pictures(Path("pictures"), 3)
+    return presets
+
+
+def vcut_sweep(*words: str) -> int:
+    return cli.main(["sweep", "pictures", "-o", "OUT", *words])
+
+
+def test_presets_and_cuts_are_compared_with_the_same_seeds(
+    loaded: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = (
+        "--preset",
+        "baseline",
+        "--preset",
+        "vcut",
+        "--cut",
+        "10",
+        "--cut",
+        "17",
+        "--clips",
+        "2",
+        "--seed",
+        "3",
+    )
+    assert vcut_sweep(*words, "--steps", "20") == 0
+    assert loaded == ["baseline", "vcut"]
+    records = manifest.read(Path("OUT"))
+    assert [record.key for record in records] == [
+        (setting, f"picture {i}", index)
+        for setting in ("baseline", "vcut-c10", "vcut-c17")
+        for i in range(3)
+        for index in range(2)
+    ]
+    assert all(record.seed == sweep.seed_of(record.name, record.index, 3) for record in records)
+    assert {str(record.settings) for record in records} == {
+        "{'steps': 20}",
+        "{'steps': 20, 'cut': 10}",
+        "{'steps': 20, 'cut': 17}",
+    }
+    out, err = capsys.readouterr()
+    assert "sweep    18 clips in OUT, 0 of them there already" in out
+    assert out.count("made     ") == 18
+    assert err == ""
+    assert vcut_sweep(*words, "--steps", "20") == 0
+    assert "sweep    18 clips in OUT, 18 of them there already" in capsys.readouterr().out
+    assert vcut_sweep(*words, "--steps", "21") == 2
+    assert (
+        "baseline/picture 0-0.mp4 is of another sweep: its steps is 20, asked for is 21"
+        in capsys.readouterr().err
+    )
+
+
+def test_a_dry_run_says_what_is_left_and_loads_and_writes_nothing(
+    loaded: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--preset", "baseline", "--preset", "vcut", "--clips", "2")
+    assert vcut_sweep(*words, "--dry-run") == 0
+    assert not Path("OUT").exists()
+    rows = {line.split()[0]: line.split()[1:5] for line in capsys.readouterr().out.splitlines() if line}
+    assert rows["baseline"] == ["6", "0", "6", "300"]
+    assert rows["vcut"] == ["6", "0", "6", "246"]
+    assert rows["all"] == ["12", "0", "12", "546"]
+    assert vcut_sweep("--preset", "vcut") == 0
+    capsys.readouterr()
+    assert vcut_sweep(*words, "--dry-run") == 0
+    rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines() if line}
+    assert rows["vcut"][:4] == ["6", "3", "3", "123"]
+    size = sum(record.bytes for record in manifest.read(Path("OUT")))
+    assert rows["vcut"][5] == f"{size / 1e6:.2f}"
+    assert loaded == ["vcut"]
+
+
+def test_a_published_model_is_priced_before_it_is_looked_for(
+    loaded: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert vcut_sweep("--model", "svd-xt", "--preset", "baseline", "--keep-latents", "--dry-run") == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("baseline"))
+    assert line.split()[4] == "150"
+    clips, megabytes = 3, 25 * 576 * 1024 / 8 / 1e6 + 25 * 4 * 72 * 128 * 4 / 1e6
+    assert line.split()[-1] == f"{clips * megabytes:.2f}"
+
+
+def test_a_toml_file_names_the_settings(loaded: list[str]) -> None:
+    Path("settings.toml").write_text('[whole]\npreset = "baseline"\n[mine]\ntca = true\ncut = 9\nsteps = 10')
+    assert vcut_sweep("--settings", "settings.toml", "--steps", "30") == 0
+    settings = json.loads(Path("OUT/sweep.json").read_text())["settings"]
+    assert settings["whole"] == {"preset": "baseline", "tca": True, "sca": True, "settings": {"steps": 30}}
+    assert settings["mine"]["settings"] == {"steps": 10, "cut": 9}
+    assert loaded == ["baseline", "vcut*"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--settings", "settings.toml", "--cut", "3"), "--preset and --cut do not go with it"),
+        (("--shard", "3/3"), "expected I/N with I from 0 to N - 1, as in 0/3, got '3/3'"),
+        (("--shard", "1"), "expected I/N"),
+        (("--suite", "full"), "go with VBench's JSON file"),
+        (
+            (
+                "--size",
+                "33x32",
+            ),
+            "setting vcut: width 33 is not a multiple of 16",
+        ),
+        (("--preset", "lossless", "--cut", "3"), "--cut goes with --preset vcut"),
+        (("--fps", "7", "--steps", "5", "--cut", "9"), "cut must be a whole number from 1 to 6, got 9"),
+    ],
+)
+def test_what_does_not_fit_is_said_in_one_line_before_anything(
+    words: tuple[str, ...], says: str, loaded: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert vcut_sweep(*words) == 2
+    err = capsys.readouterr().err
+    assert says in err
+    assert err.startswith("vcut: error: ")
+    assert err.count("\n") == 1
+    assert not Path("OUT").exists()
+    assert loaded == []
+
+
+def test_shards_write_manifests_of_their_own_and_share_one_sweep(
+    loaded: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert vcut_sweep("--clips", "2", "--shard", "1/2") == 0
+    assert sorted(path.name for path in Path("OUT").iterdir()) == [
+        "manifest-1-of-2.jsonl",
+        "sweep.json",
+        "vcut",
+    ]
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    capsys.readouterr()
+    assert vcut_sweep("--clips", "2") == 0
+    assert "shard    0 of 2, from RANK and WORLD_SIZE" in capsys.readouterr().out
+    assert len(manifest.read(Path("OUT"))) == 6
+
+
+def test_a_bad_picture_ends_with_2_except_where_that_would_end_other_ranks(
+    loaded: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("pictures/picture 1.png").write_text("no picture")
+    assert vcut_sweep("--clips", "2") == 2
+    err = capsys.readouterr().err.splitlines()
+    assert err[0].startswith("vcut: skipped vcut/picture 1-0.mp4: pictures/picture 1.png ")
+    assert err[1] == "vcut: error: 2 of 6 clips are missing: vcut/picture 1-0.mp4, vcut/picture 1-1.mp4"
+    assert len(err) == 2
+    # torchrun stops all ranks when one has failed, and with the same picture it would stop them at every start
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert vcut_sweep("--clips", "2") == 0
+    assert "vcut: 1 of 3 clips are missing: vcut/picture 1-0.mp4" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_the_model_is_loaded(
+    loaded: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("OUT").write_text("a file")
+    assert vcut_sweep() == 2
+    assert capsys.readouterr().err == "vcut: error: the folder OUT cannot be made: File exists\n"
+    assert loaded == []
+
+
+def test_latents_are_kept_when_asked_for(loaded: list[str]) -> None:
+    assert vcut_sweep("--keep-latents", "--enlarge", "2") == 0
+    records = manifest.read(Path("OUT"))
+    assert all((Path("OUT") / (record.latents or "none")).exists() for record in records)
+    assert {(record.height, record.width) for record in records} == {(64, 64)}
+
+
+def test_each_rank_of_a_machine_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vcut.cli.sweep import _own_device
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.delenv("SLURM_LOCALID", raising=False)
+    assert _own_device(None) is None
+    monkeypatch.setenv("SLURM_LOCALID", "1")
+    assert _own_device(None) == "cuda:1"
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    assert _own_device(None) == "cuda:0"
+    assert _own_device("cpu") == "cpu"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_it_cleanly_and_it_goes_on(number: signal.Signals, tmp_path: Path) -> None:
+    make_pictures(tmp_path / "pictures", 6)
+    words = [sys.executable, "-m", "vcut", "sweep", "pictures", "-o", "OUT", "--steps", "2", "--frames", "1"]
+    with subprocess.Popen(
+        words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert next(line for line in process.stdout if line.startswith("made"))
+        process.send_signal(number)
+        _, err = process.communicate()
+    made = len(manifest.read(tmp_path / "OUT"))
+    assert process.returncode == 2
+    assert err.splitlines() == [
+        f"vcut: {made} of 6 clips are safe in OUT, and the same command goes on from there",
+        "vcut: interrupted",
+    ]
+    assert 1 <= made < 6
+    assert not list(tmp_path.rglob(".*"))
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert f"sweep    6 clips in OUT, {made} of them there already" in done.stdout
