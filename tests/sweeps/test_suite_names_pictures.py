@@ -66,6 +66,14 @@ def test_quality_is_what_is_scored_for_more_than_the_camera(tmp_path: Path) -> N
     assert quality[0].path == folder / "a bear in the water.jpg"
 
 
+def test_an_older_file_has_no_pictures_for_the_camera(tmp_path: Path) -> None:
+    older = [{k: v for k, v in e.items() if k != "image_name" or e["dimension"] == BOTH} for e in SUITE[:3:2]]
+    file, folder = suite(tmp_path, older), Path("crop/16-9")
+    assert [picture.name for picture in pictures(file, "quality", folder)] == ["a bear in the water"]
+    with pytest.raises(ConfigError, match="entry 1: image_name must be a str, got None"):
+        pictures(file, "full", folder)
+
+
 def test_full_is_every_distinct_prompt(tmp_path: Path) -> None:
     full = pictures(suite(tmp_path, SUITE), "full", Path("crop/16-9"))
     assert len(full) == 5
@@ -78,8 +86,8 @@ def test_full_is_every_distinct_prompt(tmp_path: Path) -> None:
         ("[", "is not JSON"),
         ({}, "is not VBench's list of prompts, but a dict"),
         ([SUITE[0], {**SUITE[1], "dimension": "aesthetic_quality"}], "entry 1: dimension must be a list"),
-        ([{"prompt_en": "a"}], "entry 0: image_name must be a str, got None"),
-        (["a"], "entry 0: prompt_en must be a str"),
+        ([{"prompt_en": "a", "dimension": BOTH}], "entry 0: image_name must be a str, got None"),
+        (["a"], "entry 0: dimension must be a list, got None"),
         (
             [entry("a", BOTH, "a.jpg"), entry("a", BOTH, "b.jpg")],
             r"entry 1: 'a' has the pictures a.jpg and b.jpg",

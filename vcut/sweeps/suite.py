@@ -81,23 +81,21 @@ def _prompts(path: Path, suite: Suite) -> list[tuple[str, str]]:
         raise ConfigError(f"{path} is not VBench's list of prompts, but a {type(entries).__name__}")
     found: dict[str, str] = {}
     for number, entry in enumerate(entries):
-        prompt, image, dimensions = _entry(entry, f"{path}, entry {number}")
-        if suite == "quality" and set(dimensions) <= {CAMERA}:
+        where = f"{path}, entry {number}"
+        if suite == "quality" and set(_value(entry, "dimension", list, where)) <= {CAMERA}:
             continue
+        # older files have no picture for the entries of the camera
+        prompt, image = (_value(entry, key, str, where) for key in ("prompt_en", "image_name"))
         if found.setdefault(prompt, image) != image:
-            raise ConfigError(
-                f"{path}, entry {number}: {prompt!r} has the pictures {found[prompt]} and {image}"
-            )
+            raise ConfigError(f"{where}: {prompt!r} has the pictures {found[prompt]} and {image}")
     return list(found.items())
 
 
-def _entry(entry: Any, where: str) -> tuple[str, str, list[str]]:
-    wanted = {"prompt_en": str, "image_name": str, "dimension": list}
-    for key, kind in wanted.items():
-        value = entry.get(key) if isinstance(entry, dict) else None
-        if not isinstance(value, kind):
-            raise ConfigError(f"{where}: {key} must be a {kind.__name__}, got {value!r}")
-    return entry["prompt_en"], entry["image_name"], entry["dimension"]
+def _value(entry: Any, key: str, kind: type, where: str) -> Any:
+    value = entry.get(key) if isinstance(entry, dict) else None
+    if not isinstance(value, kind):
+        raise ConfigError(f"{where}: {key} must be a {kind.__name__}, got {value!r}")
+    return value
 
 
 def _check_names(found: list[Picture], given: Path) -> None:
