@@ -86,7 +86,7 @@ def test_the_table_has_means_intervals_and_differences(page: Any) -> None:
     rows = [row.inner_text().split("\t") for row in page.locator("#scores tbody tr").all()]
     assert [row[0] for row in rows] == ["baseline", "c17", "c10"]
     baseline, c17, _ = rows
-    assert baseline[1:4] == ["baseline, cut none", "3", "2.00"]
+    assert baseline[1:4] == ["baseline", "3", "2.00"]
     assert baseline[4] == "–"
     assert c17[1] == "vcut, cut 17"
     assert c17[3].split() == ["1.50", "×0.75"]
@@ -131,8 +131,13 @@ def test_a_pair_opens_large_and_zooms_as_one(page: Any) -> None:
     assert canvas.first.bounding_box()["width"] == pytest.approx(before)
     page.keyboard.press("ArrowDown")
     assert page.locator("#pair-title").inner_text() == "disc-0"
+    assert page.locator("#pair-seed").inner_text() == f"seed {coded_sweep.SEED}"
     cells = page.locator("#pair-scores tbody tr").nth(2).locator("td").all_inner_texts()
-    assert [cell.split() for cell in cells] == [["100"], ["1.50"], ["24.00"], ["1.00", "0.00"]]
+    assert [cell.split() for cell in cells] == [
+        ["1.50"],
+        ["24.00"],
+        ["1.00", "0.00"],
+    ]
     page.keyboard.press("Escape")
     assert not page.locator("#pair").is_visible()
     page.locator("#play").click()  # the player is back on the page

@@ -203,6 +203,7 @@ def _clip(out: Path, record: Record, path: Path, link: bool) -> dict[str, Any]:
     file = out / record.file
     names = ("setting", "name", "index", "seed", "image", "frames", "fps", "width", "height", "seconds")
     known = {name: getattr(record, name) for name in names}
+    known["seed"] = str(record.seed)  # JavaScript rounds numbers from 2^53 on
     links = None
     if link and file.suffix.lower() not in (".gif", ".webp"):  # a page cannot step through these
         paths = _pictures(file) if file.is_dir() else [file]

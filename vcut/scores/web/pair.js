@@ -6,7 +6,8 @@ function openPair(pair) {
   if (opened && opened !== pair) closePair();
   opened = pair;
   pair.large = shownSettings().map((name) => makeTile(pair, name));
-  byId("pair-title").textContent = `${titleOf(pair)}`;
+  byId("pair-title").textContent = titleOf(pair);
+  byId("pair-seed").textContent = `seed ${seedOf(pair)}`;
   byId("large").replaceChildren(...pair.large.map((tile) => tile.element));
   pair.large.forEach((tile) => {
     showCaption(tile);
@@ -90,7 +91,6 @@ function fillPairScores(pair) {
       "tr",
       {},
       element("th", { scope: "row" }, clip.setting),
-      element("td", {}, String(clip.seed)),
       element("td", {}, write(clip.seconds, 2)),
       data.measures.map((measure) => {
         const difference = differenceOf(clip, measure.name);
@@ -103,7 +103,7 @@ function fillPairScores(pair) {
         );
       }),
     );
-  const heads = ["Setting", "Seed", "Seconds", ...data.measures.map(({ label }) => label)];
+  const heads = ["Setting", "Seconds", ...data.measures.map(({ label }) => label)];
   const head = element("tr", {}, heads.map((text) => element("th", { scope: "col" }, text)));
   byId("pair-scores").replaceChildren(element("table", {}, element("thead", {}, head), element("tbody", {}, clips.map(row))));
 }

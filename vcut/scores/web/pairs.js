@@ -25,6 +25,7 @@ for (const setting of data.settings) {
 }
 
 const titleOf = (pair) => `${pair.name}-${pair.index}`;
+const seedOf = (pair) => [...pair.clips.values()][0].seed;
 const inSight = (clip) => clip.pair.visible || clip.pair === opened;
 const shownSettings = () => data.settings.map(({ name }) => name).filter((name) => shown.has(name));
 
@@ -79,7 +80,6 @@ function sortBy(measure) {
 }
 
 function makeCard(pair) {
-  const { seed } = [...pair.clips.values()][0];
   pair.tileBox = element("div", { class: "tiles" });
   pair.element = element(
     "li",
@@ -88,7 +88,7 @@ function makeCard(pair) {
       "div",
       { class: "bar" },
       element("button", { class: "name", title: "Open this pair (Enter)", onclick: () => openPair(pair) }, titleOf(pair)),
-      element("small", {}, `seed ${seed}`),
+      element("small", {}, `seed ${seedOf(pair)}`),
     ),
     pair.tileBox,
   );

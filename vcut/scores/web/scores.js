@@ -40,13 +40,16 @@ function verdict(difference, measure) {
 
 const MARKS = { better: "▲", worse: "▼", unclear: "·" };
 
-// The settings of a run in which the sweep's settings differ, as "cut 17" or "steps 25, cut none".
+// Where a setting differs from others, as "vcut, cut 17". Settings that have their defaults are not in the data.
 function differences(setting) {
   const all = data.settings.map((each) => ({ preset: each.preset, ...each.settings }));
-  const varied = Object.keys(all[0] ?? {}).filter((key) => new Set(all.map((each) => JSON.stringify(each[key]))).size > 1);
+  const varied = [...new Set(all.flatMap(Object.keys))].filter((key) => new Set(all.map((each) => JSON.stringify(each[key]))).size > 1);
   const own = { preset: setting.preset, ...setting.settings };
   const word = (value) => (value === null ? "none" : typeof value === "object" ? JSON.stringify(value) : String(value));
-  return varied.map((key) => (key === "preset" ? own.preset : `${key.replaceAll("_", " ")} ${word(own[key])}`)).join(", ");
+  return varied
+    .filter((key) => key in own)
+    .map((key) => (key === "preset" ? own.preset : `${key.replaceAll("_", " ")} ${word(own[key])}`))
+    .join(", ");
 }
 
 function fillScores() {
@@ -68,7 +71,7 @@ function fillScores() {
           measure.label,
           element("span", { class: "better-is", "aria-label": `${measure.better} is better` }, measure.better === "higher" ? " ↑" : " ↓"),
         ),
-        measure.of ? element("small", {}, measure.of) : null,
+        element("small", {}, [measure.of, measure.unit].filter(Boolean).join(", ")),
       ),
     ),
   );
