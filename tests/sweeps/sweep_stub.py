@@ -71,6 +71,7 @@ def make_sweep(
         model="tiny",
         weights_sha256="0" * 64,
         dtypes={"unet": "float32"},
+        threads=1,
         clips=clips,
         seed=seed,
         enlarge=1,

@@ -37,7 +37,8 @@ def measured(tmp_path: Path, number: int) -> tuple[float, float, int]:
     # the first clip loads the encoder
     clip.make_clip(Stub(tasks[0].run.preset), tasks[0], asked, out)  # type: ignore[arg-type]
     begun = time.thread_time()
-    loop.make_clips(tasks, asked, out, Stub, say=note_peak, warn=pytest.fail)  # type: ignore[arg-type]
+    make = clip.clip_maker(Stub, asked, out)  # type: ignore[arg-type]
+    loop.gather(tasks, loop.one_by_one(tasks, make), out, say=note_peak, warn=pytest.fail)
     making = time.thread_time() - begun
     begun = time.thread_time()
     complete = sweep.find_complete(out, tasks, manifest.read(out))
@@ -73,7 +74,8 @@ def test_no_clip_leaves_anything_in_memory(tmp_path: Path) -> None:
 
     tracemalloc.start()
     try:
-        loop.make_clips(tasks, asked, tmp_path / "OUT", Stub, say=note_held, warn=pytest.fail)  # type: ignore[arg-type]
+        make = clip.clip_maker(Stub, asked, tmp_path / "OUT")  # type: ignore[arg-type]
+        loop.gather(tasks, loop.one_by_one(tasks, make), tmp_path / "OUT", say=note_held, warn=pytest.fail)
     finally:
         tracemalloc.stop()
     # of the clips 40 to 120, whose records are 200 kB

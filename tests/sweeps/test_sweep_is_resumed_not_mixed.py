@@ -50,13 +50,13 @@ def go_on(
     whole = sweep.join(out, asked, records)
     complete = sweep.find_complete(out, tasks, records, latents=latents)
     sweep.write(out, whole)
-    said.missing = loop.make_clips(
-        [task for task in tasks if task.key not in complete],
-        whole,
+    left = [task for task in tasks if task.key not in complete]
+    make = clip.clip_maker(load, whole, out, latents=latents)  # type: ignore[arg-type]
+    said.missing = loop.gather(
+        left,
+        loop.one_by_one(left, make),
         out,
-        load,  # type: ignore[arg-type]
         complete=len(complete),
-        latents=latents,
         say=said.lines.append,
         warn=said.warnings.append,
     )
@@ -315,14 +315,20 @@ def test_an_estimate_weighs_settings_by_their_passes_until_they_are_known() -> N
     _, tasks = make_sweep((Picture("a", Path("a")),), clips=2)
     passes = {task.setting: task.run.passes.passes for task in tasks}
     assert passes == {"baseline": 50, "lossless": 50, "vcut": 41}
-    pace = loop.Pace(tasks)
+    now = [100.0]
+    pace = loop.Pace(tasks, lambda: now[0])
     pace.left["baseline"] -= 1
     pace.add("baseline", 10.0)
+    now[0] += 10
     assert pace.remaining() == pytest.approx(10 + 2 * 10 + 2 * 41 / 50 * 10)
     pace.left["vcut"] -= 1
     pace.add("vcut", 1.0)
+    now[0] += 1
     a_pass = 11 / (50 + 41)
     assert pace.remaining() == pytest.approx(10 + 2 * 50 * a_pass + 1)
+    # as if two workers had made them side by side
+    now[0] -= 5.5
+    assert pace.remaining() == pytest.approx((10 + 2 * 50 * a_pass + 1) / 2)
 
 
 def test_records_are_of_one_clip_each(out: Path, pictures: tuple[Picture, ...]) -> None:

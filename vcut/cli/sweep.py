@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import math
 import os
+import platform
 import statistics
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from vcut.cli import lines, models, options, values
@@ -20,9 +23,12 @@ if TYPE_CHECKING:
     from vcut.analysis.text_table import Table
     from vcut.config import SVDConfig
     from vcut.loading import Found
+    from vcut.sweeps.clip import Maker
     from vcut.sweeps.manifest import Record
+    from vcut.sweeps.ray import Cluster
     from vcut.sweeps.settings_table import Setting
-    from vcut.sweeps.sweep import Key, Task
+    from vcut.sweeps.suite import Picture
+    from vcut.sweeps.sweep import Key, Sweep, Task
 
 EXAMPLES = """\
 examples:
@@ -31,6 +37,7 @@ examples:
   vcut sweep vbench2_i2v_full_info.json --pictures data/crop/16-9 -o OUT --model svd-xt --clips 5
   vcut sweep photos/ -o OUT --shard 0/3                        the first of three processes that share the clips
   torchrun --nproc-per-node 4 --no-python vcut sweep photos/ -o OUT           one of four for each GPU
+  vcut sweep photos/ -o OUT --ray 10.0.0.1:6379                workers on all machines of this cluster
   vcut sweep photos/ -o OUT --dry-run                          what it will cost, and what is there already
 
 The same command goes on with a sweep that was stopped. It keeps every clip that is as it was written.
@@ -58,7 +65,7 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Make the clips that ``args`` ask for, or say what they will cost."""
     from vcut import media
-    from vcut.sweeps import loop, manifest, shards, suite, sweep
+    from vcut.sweeps import ray, suite, sweep
 
     settings = _settings(args)
     pictures = suite.pictures(args.images, args.suite, args.pictures)
@@ -66,14 +73,37 @@ def run(args: argparse.Namespace) -> None:
     every = list(sweep.all_tasks(settings, pictures, config, clips=args.clips, seed=args.seed))
     for fps in {task.run.fps for task in every}:
         media.check_format("clip.mp4", fps)
-    device = _own_device(models.device(args))
-    shard = shards.Shard(*args.shard) if args.shard else shards.from_environment(os.environ)
-    tasks = sweep.shard_of(every, shard.number, shard.of)
+    if args.ray and args.shard:
+        raise ConfigError("--ray hands out the clips itself: --shard does not go with it")
+    hired = ray.connected(args.ray) if args.ray and not args.dry_run else contextlib.nullcontext()
+    with hired as cluster:
+        _make(args, settings, pictures, every, model, config, cluster)
+
+
+def _make(
+    args: argparse.Namespace,
+    settings: Sequence[Setting],
+    pictures: Sequence[Picture],
+    every: Sequence[Task],
+    model: str | Found,
+    config: SVDConfig,
+    cluster: Cluster | None,
+) -> None:
+    """Make the clips of ``every`` that are left, here or on ``cluster``, or say what they will cost."""
+    import torch
+
+    from vcut.sweeps import loop, manifest, ray, shards, sweep
+    from vcut.sweeps.clip import clip_maker
+
     say = lines.silent if args.quiet else lines.say
+    shard = (
+        shards.Shard(*args.shard) if args.shard else shards.from_environment({} if cluster else os.environ)
+    )
     if shard.of > 1:
         say(f"shard    {shard.number} of {shard.of}" + (f", from {shard.source}" if shard.source else ""))
-
-    records = manifest.read(args.output)
+    on_gpu = bool(cluster and cluster.gpus and args.device != "cpu")
+    device = "cuda" if on_gpu else _own_device(models.device(args))
+    records, old = manifest.read(args.output), sweep.read(args.output)
     if args.dry_run:
         # no weight is read: they are taken for those of the folder
         weights = records[0].weights_sha256 if records else ""
@@ -83,6 +113,7 @@ def run(args: argparse.Namespace) -> None:
         model=args.model,
         weights_sha256=weights,
         dtypes=_dtypes(args, device),
+        threads=args.threads or (old and old.threads) or args.cpus_per_worker or torch.get_num_threads(),
         clips=args.clips,
         seed=args.seed,
         enlarge=args.enlarge,
@@ -90,20 +121,29 @@ def run(args: argparse.Namespace) -> None:
         images={picture.name: str(picture.path) for picture in pictures},
     )
     whole = sweep.join(args.output, asked, records)
+    tasks = sweep.shard_of(every, shard.number, shard.of)
     complete = sweep.find_complete(args.output, tasks, records, latents=args.keep_latents)
     if args.dry_run:
         lines.say(str(_bill(tasks, complete, records, config, args)))
         return
     sweep.write(args.output, whole)
     say(f"sweep    {len(tasks)} clips in {args.output}, {len(complete)} of them there already")
-    missing = loop.make_clips(
-        [task for task in tasks if task.key not in complete],
-        whole,
+    left = [task for task in tasks if task.key not in complete]
+    if cluster:
+        start = functools.partial(_start, args, device, whole, Path.cwd())
+        cores = args.cpus_per_worker or (1 if on_gpu else whole.threads)
+        outcomes = ray.handed_out(cluster, left, start, cores=cores, gpu=on_gpu, warn=lines.warn)
+    else:
+        torch.set_num_threads(whole.threads)
+        load = functools.partial(models.load, args, model, device)
+        make = clip_maker(load, whole, args.output, latents=args.keep_latents, say=say)
+        outcomes = loop.one_by_one(left, make)
+    missing = loop.gather(
+        left,
+        outcomes,
         args.output,
-        functools.partial(models.load, args, model, device),
         complete=len(complete),
         name=manifest.name_of(shard.number, shard.of),
-        latents=args.keep_latents,
         say=say,
         warn=lines.warn,
         bar=sys.stderr.isatty() and not args.quiet,
@@ -115,6 +155,23 @@ def run(args: argparse.Namespace) -> None:
             raise MediaError(says)
         # torchrun ends all ranks when one fails, and here the others may have work left
         lines.warn(says)
+
+
+def _start(args: argparse.Namespace, device: str | None, whole: Sweep, folder: Path) -> Maker:
+    """The function that makes clips on a worker of Ray, once its machine was found to have the same weights."""
+    import torch
+
+    from vcut.sweeps.clip import clip_maker
+
+    os.chdir(folder)
+    torch.set_num_threads(whole.threads)
+    found, weights = _weights(args.model, args, lines.silent)
+    if weights != whole.weights_sha256:
+        raise ConfigError(
+            f"{args.model} has other weights on {platform.node()} than where the sweep was started"
+        )
+    load = functools.partial(models.load, args, found, device)
+    return clip_maker(load, whole, args.output, latents=args.keep_latents)
 
 
 def _settings(args: argparse.Namespace) -> tuple[Setting, ...]:
@@ -259,6 +316,27 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         metavar="I/N",
         help="make every N-th clip, from number I = 0 .. N-1 on; started by torchrun, accelerate or Slurm, a process "
         "knows its own (default: all clips)",
+    )
+    group.add_argument(
+        "--ray",
+        nargs="?",
+        const="local",
+        metavar="ADDRESS",
+        help="hand out the clips by Ray, one by one, to a worker for each GPU of the cluster with this head node; "
+        "alone, to workers on this machine",
+    )
+    group.add_argument(
+        "--cpus-per-worker",
+        type=values.count,
+        metavar="N",
+        help="cores of a worker of Ray (default: 1 beside a GPU, else --threads)",
+    )
+    group.add_argument(
+        "--threads",
+        type=values.count,
+        metavar="N",
+        help="threads of a process on a CPU. The last bits of its clips depend on them, so all processes of a sweep "
+        "have the same (default: what the sweep began with: torch's choice, or --cpus-per-worker)",
     )
     group.add_argument(
         "--keep-latents", action="store_true", help="keep the sampler's last latents in OUT/SETTING/latents"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vcut import __version__, media
-from vcut.errors import MediaError, OutOfMemoryError, PictureError
+from vcut.config import Preset
+from vcut.errors import MediaError, NotFiniteError, OutOfMemoryError, PictureError
 from vcut.media import images
 from vcut.media.clips import to_bytes
 from vcut.pipeline import Pipeline
@@ -24,6 +26,41 @@ from weights_tools.outputs import replacing
 
 CRF = 10
 """Quality of H.264 that VBench's sample script writes with."""
+
+
+Outcome = Record | PictureError | NotFiniteError
+"""The record of a clip, or why there is none although others can be made."""
+
+Maker = Callable[[Task], Outcome]
+"""Makes one clip."""
+
+
+def clip_maker(
+    load: Callable[[Preset], Pipeline],
+    sweep: Sweep,
+    out: Path,
+    *,
+    latents: bool = False,
+    say: Say = lambda line: None,
+) -> Maker:
+    """A function that makes clips by :func:`make_clip`, and keeps the model of the last one's form loaded.
+
+    ``load`` loads the model in the form of a preset; the one before is let go first.
+    """
+    pipe: Pipeline | None = None
+    form: object = None
+
+    def make(task: Task) -> Outcome:
+        nonlocal pipe, form
+        if pipe is None or task.form != form:
+            pipe = None
+            pipe, form = load(task.run.preset), task.form
+        try:
+            return make_clip(pipe, task, sweep, out, latents=latents, say=say)
+        except (PictureError, NotFiniteError) as error:
+            return error
+
+    return make
 
 
 def make_clip(

@@ -1,34 +1,38 @@
-"""The loop of one process of a sweep: its clips, one after the other, each with its record and a word to the user."""
+"""The loop of a sweep: clips come in as they are finished, each gets its record and a word to the user.
+
+Who makes them is another matter: this process, one after the other, or workers of Ray (:mod:`vcut.sweeps.ray`).
+"""
 
 from __future__ import annotations
 
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from vcut.config import Preset
-from vcut.errors import NotFiniteError, PictureError, VcutError
-from vcut.pipeline import Pipeline
+from vcut.errors import NotFiniteError, VcutError
 from vcut.sweeps import manifest
-from vcut.sweeps.clip import make_clip
+from vcut.sweeps.clip import Maker, Outcome
+from vcut.sweeps.manifest import Record
 from vcut.sweeps.runner import Say
-from vcut.sweeps.sweep import Sweep, Task
+from vcut.sweeps.sweep import Task
 from weights_tools.outputs import remove_leftovers
 
 
 class Pace:
     """Seconds that clips took so far, by setting, and what follows for those that are left.
 
-    A setting of which no clip was made yet is priced by its passes of the UNet.
+    A setting of which no clip was made yet is priced by its passes of the UNet. Workers side by side, loading and
+    writing are priced by the time that has really gone by.
     """
 
-    def __init__(self, tasks: Sequence[Task]) -> None:
+    def __init__(self, tasks: Sequence[Task], clock: Callable[[], float] = time.perf_counter) -> None:
         self.left = Counter(task.setting for task in tasks)
         self.made: Counter[str] = Counter()
         self._passes = {task.setting: task.run.passes.passes for task in tasks}
         self._seconds = dict.fromkeys(self.left, 0.0)
+        self._clock, self._begun = clock, clock()
 
     def add(self, setting: str, seconds: float) -> None:
         """Count a clip that was made."""
@@ -37,38 +41,35 @@ class Pace:
 
     def remaining(self) -> float:
         """Seconds for the clips that are left; at least one must have been made."""
-        passes = sum(self._passes[setting] * clips for setting, clips in self.made.items())
-        a_pass = sum(self._seconds.values()) / passes
+        generating = sum(self._seconds.values())
+        a_pass = generating / sum(self._passes[setting] * clips for setting, clips in self.made.items())
         a_clip = {
             setting: self._seconds[setting] / self.made[setting] if self.made[setting] else passes * a_pass
             for setting, passes in self._passes.items()
         }
-        return sum(clips * a_clip[setting] for setting, clips in self.left.items())
+        left = sum(clips * a_clip[setting] for setting, clips in self.left.items())
+        return left * (self._clock() - self._begun) / max(generating, 1e-6)
 
 
-def make_clips(
+def gather(
     tasks: Sequence[Task],
-    sweep: Sweep,
+    outcomes: Iterable[tuple[Task, Outcome]],
     out: Path,
-    load: Callable[[Preset], Pipeline],
     *,
     complete: int = 0,
     name: str = "manifest.jsonl",
-    latents: bool = False,
     say: Say,
     warn: Say,
     bar: bool = False,
 ) -> list[str]:
-    """Make the clips of ``tasks`` and append their records to the manifest ``name`` in ``out``.
+    """Append the record of each clip of ``tasks`` to the manifest ``name`` in ``out``, as it is finished.
 
     Args:
-        tasks: clips to make, those of one form after each other.
-        sweep: the sweep that they belong to.
-        out: its folder.
-        load: loads the model in the form of a preset; the one before is let go first.
+        tasks: clips to make.
+        outcomes: makes them: :func:`one_by_one`, or :func:`vcut.sweeps.ray.handed_out`.
+        out: the sweep's folder.
         complete: clips that are there already, for the count.
         name: the manifest, which no other process writes.
-        latents: keep the sampler's last latents.
         say: takes a line for each clip, if there is no bar.
         warn: takes a line for each picture that cannot be read, and for each clip whose numbers overflow.
         bar: show a bar on stderr instead of the lines.
@@ -80,44 +81,39 @@ def make_clips(
         VcutError: the disk is full, the folder cannot be written, memory is short, or the numbers of the first clip
             overflow, as those of all would. What is done stays done.
     """
-    pace = Pace(tasks)
     unreadable: set[Path] = set()
     missing: list[str] = []
     total = complete + len(tasks)
-    pipe: Pipeline | None = None
-    form: object = None
     with manifest.alone(out / name) as file, _shown(complete, total, say, bar) as show:
+        pace = Pace(tasks)
         try:
             _tidy(out, tasks)
-            for task in tasks:
+            for task, outcome in outcomes:
                 pace.left[task.setting] -= 1
-                if task.image in unreadable:
-                    missing.append(task.file)
+                if isinstance(outcome, Record):
+                    manifest.append(file, outcome)
+                    pace.add(task.setting, outcome.seconds)
+                    show(f"made     {outcome.file} in {outcome.seconds:.1f} s", pace)
                     continue
-                if pipe is None or task.form != form:
-                    # the old model goes before the new one comes
-                    pipe = None
-                    pipe, form = load(task.run.preset), task.form
-                begun = time.perf_counter()
-                try:
-                    record = make_clip(pipe, task, sweep, out, latents=latents, say=say)
-                except (PictureError, NotFiniteError) as error:
-                    if isinstance(error, PictureError):
-                        unreadable.add(task.image)
-                    elif not pace.made.total():
-                        raise
-                    missing.append(task.file)
-                    warn(f"skipped {task.file}: {error}")
-                    continue
-                manifest.append(file, record)
-                pace.add(task.setting, time.perf_counter() - begun)
-                show(f"made     {record.file} in {record.seconds:.1f} s", pace)
+                if isinstance(outcome, NotFiniteError) and not pace.made.total():
+                    raise outcome
+                missing.append(task.file)
+                if isinstance(outcome, NotFiniteError) or task.image not in unreadable:
+                    warn(f"skipped {task.file}: {outcome}")
+                if not isinstance(outcome, NotFiniteError):
+                    unreadable.add(task.image)
         except KeyboardInterrupt:
             warn(_safe(complete + pace.made.total(), total, out))
             raise
         except (VcutError, OSError) as error:
             raise VcutError(f"{error}; {_safe(complete + pace.made.total(), total, out)}") from error
     return missing
+
+
+def one_by_one(tasks: Iterable[Task], make: Maker) -> Iterator[tuple[Task, Outcome]]:
+    """Yield each task with what came of it, made here, in this order."""
+    for task in tasks:
+        yield task, make(task)
 
 
 def _safe(made: int, total: int, out: Path) -> str:

@@ -37,6 +37,8 @@ class Sweep:
     weights_sha256: str
     # number types of the networks: unet, vae, decoder
     dtypes: dict[str, str]
+    # of a process, if it computes on the CPU: the last bits of the clips depend on it
+    threads: int
     # clips of each picture
     clips: int
     # from which all seeds are made
@@ -138,7 +140,7 @@ def join(out: Path, sweep: Sweep, records: Sequence[Record]) -> Sweep:
     if old is None:
         return sweep
     if records:
-        for key in ("dtypes", "enlarge"):
+        for key in ("dtypes", "threads", "enlarge"):
             _refuse(out, {key: getattr(old, key)}, {key: getattr(sweep, key)})
     return dataclasses.replace(
         sweep,
