@@ -29,8 +29,8 @@ def lines(path: Path) -> Iterator[str]:
         return
     named = training["clip_accuracy"]
     yield (
-        f"- CLIP's embedding names {named['kind']:.1%} of the kinds and {named['hue']:.1%} of the colours of "
-        f"held-out frames; it misses the place by {named['place']:.2f} widths"
+        f"- CLIP's embedding names the kinds in {named['kind']:.1%} and the colours in {named['hue']:.1%} of "
+        "held-out frames"
     )
     yield ""
     yield "| stage | steps | hours | loss at 10 %, 20 %, ... of them |"

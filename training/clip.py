@@ -1,7 +1,9 @@
 """Train the image encoder to name what it sees. Its embedding is then frozen and becomes the context token.
 
-Linear heads on the embedding predict the shape's kind, colour, place and radius. After training the heads are thrown
-away, and the projection is scaled so that the embedding has unit variance.
+Linear heads on the embedding say which kinds of shapes and which colours the picture shows; not which shape has which
+colour, which took far longer to learn. Another head says of every patch which kind of shape covers it: kinds are
+learned from that. After training the heads are thrown away, and the projection is scaled so that the embedding has
+unit variance.
 
     python -m training.clip runs/clip
 """
@@ -11,6 +13,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,59 +24,86 @@ from torch import Generator, Tensor, nn
 from training import world
 from training.common import Recipe, averaged, averaged_steps, finish, process_group, train
 from training.config import CONFIG, HELD_OUT_SEED, TRAIN_SEED, settings
-from vcut.clip import CLIPVisionEncoder
+from vcut.clip import CLIPVisionEncoder, preprocess
 from vcut.config import CLIPConfig
 
-RECIPE = Recipe(steps=6000, batch=24, lr=1e-3, lr_end=2e-5, weight_decay=0.01, ema=0.99)
+RECIPE = Recipe(steps=4000, batch=16, lr=1e-3, lr_end=2e-5, weight_decay=0.01, ema=0.99)
 
-Attributes = tuple[Tensor, Tensor, Tensor]
-"""Kind [b], hue [b], and [b, 3] of x, y and radius in widths."""
+NONE = len(world.KINDS)
+"""Kind of a patch that no shape covers."""
+COVERED = 0.2
+"""Share of a patch that a shape covers at least."""
+PATCHES = CONFIG.clip.image_size // CONFIG.clip.patch_size
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What b pictures show."""
+
+    kinds: Tensor  # [b, kinds] 1 where there is a shape of this kind
+    hues: Tensor  # [b, hues] likewise
+    patches: Tensor  # [b, n] kind of the shape that covers each patch, or NONE
 
 
 class Objective(nn.Module):
-    """Loss of the encoder with its heads: cross-entropy of kind and hue, squared error of place and radius."""
+    """Loss of the encoder with its heads: cross-entropies of kinds, colours and the patches' kinds."""
 
     def __init__(self, config: CLIPConfig) -> None:
         super().__init__()
         self.clip = CLIPVisionEncoder(config)
-        self.kind = nn.Linear(config.embed_dim, len(world.KINDS))
-        self.hue = nn.Linear(config.embed_dim, len(world.HUES))
-        self.place = nn.Linear(config.embed_dim, 3)
+        self.kinds = nn.Linear(config.embed_dim, len(world.KINDS))
+        self.hues = nn.Linear(config.embed_dim, len(world.HUES))
+        self.patches = nn.Linear(config.width, NONE + 1)
 
-    def forward(self, batch: tuple[Tensor, Attributes]) -> Tensor:
-        """Loss of a batch: pictures [b, 3, H, W] in -1..1 and their attributes."""
-        pictures, (kind, hue, place) = batch
-        embedding = self.clip.embed(pictures)[:, 0]
-        wrong_kind = F.cross_entropy(self.kind(embedding), kind)
-        wrong_hue = F.cross_entropy(self.hue(embedding), hue)
-        return wrong_kind + wrong_hue + 10 * F.mse_loss(self.place(embedding), place)
+    def forward(self, batch: tuple[Tensor, Shown]) -> Tensor:
+        """Loss of a batch: pictures [b, 3, H, W] in -1..1 and what they show."""
+        pictures, shown = batch
+        states = self.clip.token_states(preprocess(pictures, self.clip.config.image_size))
+        kinds, hues = self.named(states)
+        wrong = F.binary_cross_entropy_with_logits(kinds, shown.kinds)
+        wrong = wrong + F.binary_cross_entropy_with_logits(hues, shown.hues)
+        return wrong + F.cross_entropy(self.patches(states[:, 1:]).flatten(0, 1), shown.patches.flatten())
+
+    def named(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of kinds and hues, ``[b, kinds]`` and ``[b, hues]``, as the embedding of ``states`` has them."""
+        embedding = self.clip.proj(self.clip.norm_post(states[:, 0]))
+        return self.kinds(embedding), self.hues(embedding)
 
 
-def batches(scenes: world.Scenes, pixels: Tensor) -> Callable[[Generator, int], tuple[Tensor, Attributes]]:
-    """Draw frames of the clips ``pixels [n, f, s, s, 3]`` in bytes, with their attributes."""
+def batches(
+    scenes: world.Scenes, pixels: Tensor, patches: int
+) -> Callable[[Generator, int], tuple[Tensor, Shown]]:
+    """Draw frames of the clips ``pixels [n, f, s, s, 3]`` in bytes, and what they show; ``patches`` along a side."""
     path = world.track(scenes, pixels.shape[1])
+    there = scenes.present.unsqueeze(2)
+    kinds = (F.one_hot(scenes.kind.clamp_min(0), len(world.KINDS)) * there).amax(1).float()
+    hues = (F.one_hot(scenes.hue, len(world.HUES)) * there).amax(1).float()
 
-    def draw(g: Generator, size: int) -> tuple[Tensor, Attributes]:
+    def covering(i: Tensor, at: world.Track) -> Tensor:
+        cover = world.coverage(scenes[i], at, pixels.shape[2])[:, :, 0]
+        most, which = F.adaptive_avg_pool2d(cover, patches).flatten(2).max(dim=1)  # [b, n]
+        return scenes.kind[i].gather(1, which).masked_fill(most < COVERED, NONE)
+
+    def draw(g: Generator, size: int) -> tuple[Tensor, Shown]:
         i = torch.randint(len(scenes), (size,), generator=g)
         k = torch.randint(pixels.shape[1], (size,), generator=g)
         pictures = rearrange(pixels[i, k].float() / 127.5 - 1, "b h w c -> b c h w")
-        place = torch.cat([path.position[i, k], path.radius[i, k].unsqueeze(1)], dim=1)
-        return pictures, (scenes.kind[i], scenes.hue[i], place)
+        at = world.Track(*(rearrange(t[i, :, k], "b m ... -> b m 1 ...") for t in vars(path).values()))
+        return pictures, Shown(kinds[i], hues[i], covering(i, at))
 
     return draw
 
 
 @torch.no_grad()
 def accuracy(objective: Objective, clips: int = 128) -> dict[str, float]:
-    """Accuracy of the heads on held-out frames: shares of right kinds and hues, and the place's error."""
+    """Shares of held-out frames of which the embedding names all kinds, and all colours, and no other."""
     scenes, pixels = world.clips(clips, HELD_OUT_SEED, CONFIG.frames, CONFIG.width)
-    pictures, (kind, hue, place) = batches(scenes, pixels)(Generator().manual_seed(0), 4 * clips)
-    embedding = objective.clip.embed(pictures)[:, 0]
-    found = objective.place(embedding)
+    pictures, shown = batches(scenes, pixels, PATCHES)(Generator().manual_seed(0), 4 * clips)
+    states = objective.clip.token_states(preprocess(pictures, CONFIG.clip.image_size))
+    kinds, hues = objective.named(states)
     return {
-        "kind": (objective.kind(embedding).argmax(1) == kind).float().mean().item(),
-        "hue": (objective.hue(embedding).argmax(1) == hue).float().mean().item(),
-        "place": (found - place)[:, :2].norm(dim=1).mean().item(),
+        "kind": ((kinds > 0) == shown.kinds.bool()).all(1).float().mean().item(),
+        "hue": ((hues > 0) == shown.hues.bool()).all(1).float().mean().item(),
     }
 
 
@@ -83,12 +113,12 @@ def standardise(clip: CLIPVisionEncoder, pictures: Tensor) -> None:
     clip.proj.weight /= clip.embed(pictures)[:, 0].square().mean().sqrt()
 
 
-def train_clip(folder: Path, clips: int = 2048, recipe: Recipe = RECIPE) -> Objective:
+def train_clip(folder: Path, clips: int = 4096, recipe: Recipe = RECIPE) -> Objective:
     """Train the encoder, and return its moving average with the heads."""
     objective = Objective(CONFIG.clip)
     if averaged_steps(folder) < recipe.steps:
         scenes, pixels = world.clips(clips, TRAIN_SEED, CONFIG.frames, CONFIG.width)
-        train(objective, batches(scenes, pixels), recipe, folder)
+        train(objective, batches(scenes, pixels, PATCHES), recipe, folder)
     objective.load_state_dict(averaged(folder))
     return objective
 
@@ -105,7 +135,7 @@ def main() -> None:
         recipe = dataclasses.replace(RECIPE, steps=arguments.steps)
         objective = train_clip(arguments.folder, recipe=recipe)
     named = accuracy(objective)
-    pictures = world.render(world.draw(256, TRAIN_SEED), 1, CONFIG.width)[:, 0] * 2 - 1
+    pictures = world.render(world.draw(256, TRAIN_SEED, CONFIG.width), 1, CONFIG.width)[:, 0] * 2 - 1
     standardise(objective.clip, pictures)
     finish(objective.clip, arguments.folder)
     print({name: round(value, 4) for name, value in named.items()})

@@ -13,15 +13,16 @@ from PIL import Image
 
 from training import world
 from training.config import HELD_OUT_SEED
+from vcut.config import TINY
 from weights_tools.outputs import replacing
 
 SIDE = 128
 
 
 def scenes(kind: str) -> world.Scenes:
-    """The first held-out scene of this kind, as one clip of 7 frames per second and motion bucket 127."""
-    drawn = world.draw(64, HELD_OUT_SEED).asked(motion_bucket=127, fps=7)
-    chosen = (drawn.kind == world.KINDS.index(kind)).nonzero().squeeze(1)
+    """The first held-out scene of this kind, as one clip of motion bucket 127."""
+    drawn = world.draw(64, HELD_OUT_SEED, TINY.width).asked(motion_bucket=127, fps=TINY.fps)
+    chosen = (drawn.kind[:, 0] == world.KINDS.index(kind)).nonzero().squeeze(1)
     return drawn[chosen[:1]]
 
 

@@ -40,15 +40,16 @@ def strips(rows: Sequence[Tensor], zoom: int) -> Image.Image:
     return picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
 
 
-def figure(name: str, model: str | Path, scenes: world.Scenes) -> list[Tensor]:
-    """The versions of the clips that a figure shows, all from seed 0, fps 7, motion bucket 127."""
+def figure(name: str, model: str | Path, clips: int) -> list[Tensor]:
+    """The versions of the first held-out clips that a figure shows, all from seed 0 and motion bucket 127."""
+    config = vcut.load(model).config
+    scenes = world.draw(64, HELD_OUT_SEED, config.width)[:clips].asked(motion_bucket=127, fps=config.fps)
+    images = first_frames(scenes, config.width)
 
     def made(preset: str, **options: Any) -> Tensor:
         pipe = vcut.load(model, preset=preset)
-        images = first_frames(scenes, pipe.config.width)
-        return pipe.generate(images, seed=0, fps=7, motion_bucket=127, steps=STEPS, **options)
+        return pipe.generate(images, seed=0, fps=config.fps, motion_bucket=127, steps=STEPS, **options)
 
-    config = vcut.load(model).config
     truth = world.render(scenes, config.frames, config.width)
     if name == "truth":
         return [truth, made("baseline")]
@@ -67,8 +68,7 @@ def main() -> None:
     parser.add_argument("--zoom", type=int, default=3)
     arguments = parser.parse_args()
     settings()
-    scenes = world.draw(64, HELD_OUT_SEED)[: arguments.clips].asked(motion_bucket=127, fps=7)
-    rows = figure(arguments.figure, arguments.model, scenes)
+    rows = figure(arguments.figure, arguments.model, arguments.clips)
     with replacing(arguments.output, overwrite=True) as part:
         strips(rows, arguments.zoom).save(part)
 

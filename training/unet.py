@@ -30,13 +30,13 @@ from vcut.unet import UNet
 from vcut.unet.attention import CrossAttention, KeyValue
 from vcut.vae import VAE
 
-RECIPE = Recipe(steps=4500, batch=16, lr=1e-3, lr_end=3e-5, warmup=200, weight_decay=0.01, ema=0.998)
+RECIPE = Recipe(steps=20_000, batch=8, lr=1e-3, lr_end=2e-5, warmup=300, weight_decay=0.01, ema=0.999)
 
-LOG_SIGMA_MEAN, LOG_SIGMA_STD = 0.5, 1.6
+LOG_SIGMA_MEAN, LOG_SIGMA_STD = 1.0, 1.6
 # The share of noise levels that are drawn evenly in ln(sigma) over the sampler's whole range.
 WHOLE_RANGE = 0.1
 LOG_AUG_MEAN, LOG_AUG_STD = -3.5, 0.6
-DROP_EMBEDDING, DROP_IMAGE, DROP_BOTH = 0.05, 0.05, 0.15
+DROP_EMBEDDING, DROP_IMAGE, DROP_BOTH = 0.05, 0.05, 0.1
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def batches(data: Data) -> Callable[[Generator, int], Batch]:
 @torch.no_grad()
 def prepare(vae: VAE, clip: CLIPVisionEncoder, n: int, seed: int, views: int = 2, part: int = 32) -> Data:
     """Render n clips and encode them, ``part`` at a time."""
-    scenes = world.draw(n, seed)
+    scenes = world.draw(n, seed, CONFIG.width)
     g = generator(seed, 1)
     latents, images, embeddings = [], [], []
     noise_aug = (LOG_AUG_MEAN + LOG_AUG_STD * torch.randn(n, views, generator=g)).exp()
@@ -179,6 +179,15 @@ def prepare(vae: VAE, clip: CLIPVisionEncoder, n: int, seed: int, views: int = 2
     )
 
 
+def encoded(vae: Path, clip: Path, n: int, seed: int) -> Data:
+    """N clips of a seed, encoded by the networks that the other stages left in their folders."""
+    networks = (
+        finished(VAE(SHALLOW), vae / "images"),
+        finished(CLIPVisionEncoder(CONFIG.clip), clip),
+    )
+    return prepare(*networks, n, seed)
+
+
 def cached(path: Path, make: Callable[[], Data]) -> Data:
     """Data read from ``path``, or made and written there the first time."""
     if not path.exists():
@@ -192,11 +201,12 @@ def main() -> None:
     parser.add_argument("vae", type=Path, help="folder of training.vae")
     parser.add_argument("clip", type=Path, help="folder of training.clip")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--clips", type=int, default=4096)
+    parser.add_argument("--clips", type=int, default=8192)
     parser.add_argument("--steps", type=int, default=RECIPE.steps)
     parser.add_argument("--batch", type=int, default=RECIPE.batch)
     parser.add_argument("--lr", type=float, default=RECIPE.lr)
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
+    parser.add_argument("--compile", action="store_true", help="compile the UNet: minutes, then faster steps")
     arguments = parser.parse_args()
     settings()
     recipe = dataclasses.replace(
@@ -205,15 +215,12 @@ def main() -> None:
     torch.manual_seed(recipe.seed)
     data = cached(
         arguments.folder / "data.pt",
-        lambda: prepare(
-            finished(VAE(SHALLOW), arguments.vae / "images"),
-            finished(CLIPVisionEncoder(CONFIG.clip), arguments.clip),
-            arguments.clips,
-            TRAIN_SEED,
-        ),
+        lambda: encoded(arguments.vae, arguments.clip, arguments.clips, TRAIN_SEED),
     )
     print(f"{len(data.latents)} clips, VAE scale {data.scale:.5f}")
     objective = Objective(without_dead_weights(UNet(CONFIG.unet)))
+    if arguments.compile:
+        objective.unet.compile()
     with process_group():
         train(objective, batches(data), recipe, arguments.folder)
 

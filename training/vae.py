@@ -166,16 +166,17 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=IMAGES.steps, help="of the image stage")
     parser.add_argument("--clip-steps", type=int, default=CLIPS.steps)
     parser.add_argument("--clips", type=int, default=4096, help="to draw pictures from")
+    parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
     arguments = parser.parse_args()
     settings()
     torch.manual_seed(IMAGES.seed)
     with process_group():
-        recipe = dataclasses.replace(IMAGES, steps=arguments.steps)
+        recipe = dataclasses.replace(IMAGES, steps=arguments.steps, bf16=arguments.bf16)
         shallow = train_images(arguments.folder / "images", arguments.clips, recipe)
         finish(shallow, arguments.folder / "images")
         vae = grown(shallow, CONFIG.vae)
         if arguments.stage != "images":
-            recipe = dataclasses.replace(CLIPS, steps=arguments.clip_steps)
+            recipe = dataclasses.replace(CLIPS, steps=arguments.clip_steps, bf16=arguments.bf16)
             vae = train_clips(vae, arguments.folder / "clips", recipe=recipe)
     finish(vae, arguments.folder)
 

@@ -36,7 +36,7 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def picture() -> Image.Image:
-    scenes = world.draw(64, HELD_OUT_SEED)[:1]
+    scenes = world.draw(64, HELD_OUT_SEED, 32)[:1]
     pixels = world.render(scenes, 1, 32)[0, 0]
     return Image.fromarray((pixels * 255).round().byte().permute(1, 2, 0).numpy())
 
