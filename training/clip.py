@@ -38,7 +38,7 @@ PATCHES = CONFIG.clip.image_size // CONFIG.clip.patch_size
 
 @dataclass(frozen=True)
 class Shown:
-    """What b pictures show."""
+    """Contents of b pictures."""
 
     kinds: Tensor  # [b, kinds] 1 where there is a shape of this kind
     hues: Tensor  # [b, hues] likewise
