@@ -14,6 +14,7 @@ from vcut.config import PRESETS
 from vcut.errors import ConfigError, NotFiniteError
 from vcut.pipeline import Pipeline
 from vcut.sampling import MEAN, STOP, Branch, Record, constant, triangle
+from vcut.settings import Settings, resolve
 from vcut.unet import fold
 
 PICTURE = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -145,6 +146,13 @@ def test_decoding_in_chunks_changes_only_what_the_temporal_layers_see(pipe: Pipe
     whole, chunked = (pipe.generate(PICTURE, decode_chunk=chunk, **QUICK) for chunk in (None, 1))
     assert whole.shape == chunked.shape
     assert not torch.equal(whole, chunked)
+
+
+def test_a_clip_is_its_latents_decoded(pipe: Pipeline) -> None:
+    run = resolve(Settings(steps=2), pipe.config, pipe.preset)
+    latents = pipe.sample_latents(run, PICTURE, seed=3)
+    assert latents.shape == (1, *run.latent)
+    assert torch.equal(pipe.decode(latents)[0], pipe.follow(run, PICTURE, seed=3))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

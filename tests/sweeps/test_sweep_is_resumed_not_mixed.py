@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,6 +39,7 @@ def go_on(
     tasks: list[Task],
     *,
     latents: bool = False,
+    bar: bool = False,
     before: Callable[[], None] = lambda: None,
 ) -> Said:
     """What the command does: look at the folder, and make the clips that are not there."""
@@ -59,6 +62,7 @@ def go_on(
         complete=len(complete),
         say=said.lines.append,
         warn=said.warnings.append,
+        bar=bar,
     )
     return said
 
@@ -102,6 +106,18 @@ def test_a_clip_is_where_vbench_looks_and_its_record_says_how_it_was_made(
     again = media.clips.to_bytes(stub.decode(kept[None], None)[0], 1)
     assert manifest.frames_sha256(again) == record.frames_sha256
     assert dataclasses.asdict(asked) == json.loads((out / "sweep.json").read_text())
+
+
+def test_a_terminal_gets_a_bar_instead_of_lines(
+    out: Path, pictures: tuple[Picture, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked, tasks = make_sweep(pictures)
+    go_on(out, asked, tasks[:6])
+    assert not go_on(out, asked, tasks, bar=True).lines
+    shown = capsys.readouterr().err.split("\r")
+    assert "33% |" in shown[1]
+    assert "6 of 18 clips" in shown[1]
+    assert re.search(r"100% \|.*\| 18 of 18 clips, 00:0\d gone, about 0 s left", shown[-1])
 
 
 def test_what_is_complete_is_not_made_again(out: Path, pictures: tuple[Picture, ...]) -> None:
@@ -297,6 +313,20 @@ def test_leftovers_of_a_killed_run_go_and_those_of_other_clips_stay(
     go_on(out, asked, tasks)
     assert not own.exists()
     assert all(folder.exists() for folder in others)
+
+
+def test_weights_are_hashed_by_what_is_in_their_files_wherever_they_lie(tmp_path: Path) -> None:
+    hashes = set()
+    for place in ("a", "b"):
+        files = [tmp_path / place / folder / "model.safetensors" for folder in ("unet", "vae")]
+        for number, file in enumerate(files):
+            file.parent.mkdir(parents=True)
+            file.write_bytes(bytes([number]))
+        assert sweep.weights_sha256(files[:1]) == hashlib.sha256(b"\0").hexdigest()
+        hashes |= {sweep.weights_sha256(files), sweep.weights_sha256(files[::-1])}
+    assert len(hashes) == 1
+    files[1].write_bytes(b"other")
+    assert sweep.weights_sha256(files) not in hashes
 
 
 def test_two_processes_do_not_write_one_manifest(out: Path) -> None:

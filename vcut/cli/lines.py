@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -17,11 +18,19 @@ def silent(line: str) -> None:
 def say(line: str) -> None:
     """Print a line at once. A reader that has gone (``| head``) does not stop the clips."""
     try:
-        print(line, flush=True)
+        with _beside_bars():
+            print(line, flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def warn(line: str) -> None:
     """Print a line on stderr, under the command's name."""
-    print(f"vcut: {line}", file=sys.stderr, flush=True)
+    with _beside_bars():
+        print(f"vcut: {line}", file=sys.stderr, flush=True)
+
+
+def _beside_bars() -> contextlib.AbstractContextManager[None]:
+    """Take bars away from the terminal while a line is printed. Without tqdm in use there are none."""
+    tqdm = sys.modules.get("tqdm")
+    return tqdm.tqdm.external_write_mode() if tqdm else contextlib.nullcontext()

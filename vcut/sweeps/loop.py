@@ -5,11 +5,12 @@ Who makes them is another matter: this process, one after the other, or workers 
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+
+from tqdm.auto import tqdm
 
 from vcut.errors import NotFiniteError, VcutError
 from vcut.sweeps import manifest
@@ -18,6 +19,9 @@ from vcut.sweeps.manifest import Record
 from vcut.sweeps.runner import Say
 from vcut.sweeps.sweep import Task
 from weights_tools.outputs import remove_leftovers
+
+BAR = "{percentage:3.0f}% |{bar}| {n_fmt} of {total_fmt} clips, {elapsed} gone{postfix}"
+"""Bar of a sweep, as tqdm takes it."""
 
 
 class Pace:
@@ -84,7 +88,10 @@ def gather(
     unreadable: set[Path] = set()
     missing: list[str] = []
     total = complete + len(tasks)
-    with manifest.alone(out / name) as file, _shown(complete, total, say, bar) as show:
+    with (
+        manifest.alone(out / name) as file,
+        tqdm(total=total, initial=complete, bar_format=BAR, disable=not bar) as shown,
+    ):
         pace = Pace(tasks)
         try:
             _tidy(out, tasks)
@@ -93,7 +100,13 @@ def gather(
                 if isinstance(outcome, Record):
                     manifest.append(file, outcome)
                     pace.add(task.setting, outcome.seconds)
-                    show(f"made     {outcome.file} in {outcome.seconds:.1f} s", pace)
+                    left = pace.left.total()
+                    until = f"about {_duration(pace.remaining())} left"
+                    shown.set_postfix_str(until, refresh=False)
+                    shown.update(total - left - shown.n)
+                    if not bar:
+                        so_far = f"{total - left} of {total}" + (f", {until}" if left else "")
+                        say(f"made     {outcome.file} in {outcome.seconds:.1f} s; {so_far}")
                     continue
                 if isinstance(outcome, NotFiniteError) and not pace.made.total():
                     raise outcome
@@ -128,32 +141,6 @@ def _tidy(out: Path, tasks: Sequence[Task]) -> None:
             owned.setdefault(file.parent, set()).add(file.name)
     for folder, names in owned.items():
         remove_leftovers(folder, names)
-
-
-@contextlib.contextmanager
-def _shown(complete: int, total: int, say: Say, bar: bool) -> Iterator[Callable[[str, Pace], None]]:
-    """Yield a function that shows a clip that was made: a step of a bar on stderr, or a line."""
-
-    def line(text: str, pace: Pace) -> None:
-        left = pace.left.total()
-        say(
-            f"{text}; {total - left} of {total}"
-            + (f", about {_duration(pace.remaining())} left" if left else "")
-        )
-
-    if not bar:
-        yield line
-        return
-    from tqdm.auto import tqdm
-
-    form = "{percentage:3.0f}% |{bar}| {n_fmt} of {total_fmt} clips, {elapsed} gone{postfix}"
-    with tqdm(total=total, initial=complete, bar_format=form) as shown:
-
-        def step(text: str, pace: Pace) -> None:
-            shown.set_postfix_str(f"about {_duration(pace.remaining())} left", refresh=False)
-            shown.update(total - pace.left.total() - shown.n)
-
-        yield step
 
 
 def _duration(seconds: float) -> str:
