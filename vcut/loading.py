@@ -22,7 +22,7 @@ from vcut.pipeline import Pipeline
 from vcut.unet import UNet, fold
 from vcut.vae import VAE
 from weights_tools.checkpoint import Checkpoint, open_checkpoint
-from weights_tools.configs import Hints, configuration, unet_configuration
+from weights_tools.configs import Hints, clip_configuration, configuration, unet_configuration
 from weights_tools.fold import modes
 from weights_tools.structure import PARTS, Part
 
@@ -209,6 +209,36 @@ def load_unet(
     stored = modes(tensors)
     found = dataclasses.replace(found, tca=stored[0], sca=stored[1])
     return for_inference(_built(UNet, found, dict(tensors), checkpoint, str(model)), place)
+
+
+def load_clip(
+    model: str | PathLike[str] = "tiny",
+    *,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    variant: str | None = None,
+    token: str | None = None,
+    local_only: bool = False,
+) -> CLIPVisionEncoder:
+    """Load CLIP alone: no tensor of the UNet and of the VAE is read, nor fetched from the Hub.
+
+    Args:
+        model: as :func:`load` takes it; or a file or folder that holds CLIP alone.
+        dtype: of the weights, by default float16 on CUDA and float32 elsewhere.
+        device: where it runs, by default CUDA if there is one, else the CPU.
+        variant: ``'fp16'`` for the half-precision files of a folder or of the Hub.
+        token: access token of the Hub, by default the one that ``hf auth login`` stored.
+        local_only: never use the network.
+
+    Raises:
+        ConfigError: a name that does not exist, or heads that do not divide the width.
+        CheckpointError: weights that are not found, damaged or not CLIP's; every fault is listed.
+    """
+    place = _device(device)
+    checkpoint = _open(model, ("clip",), variant, token, local_only)
+    config = CLIPConfig(**clip_configuration(checkpoint))
+    state = checkpoint.read("clip", dtype=default_dtype(place) if dtype is None else dtype)
+    return for_inference(_built(CLIPVisionEncoder, config, state, checkpoint, str(model)), place)
 
 
 def random_model(

@@ -80,15 +80,7 @@ def configuration(checkpoint: Checkpoint, hints: Hints | None = None) -> dict[st
             "temporal": vae.temporal,
             "scale": _scale(checkpoint),
         },
-        "clip": {
-            "image_size": clip.image_size,
-            "patch_size": clip.patch_size,
-            "width": clip.width,
-            "layers": clip.layers,
-            "heads": _clip_heads(clip, checkpoint, hints),
-            "mlp_dim": clip.mlp_dim,
-            "embed_dim": clip.embed_dim,
-        },
+        "clip": _clip(clip, checkpoint, hints),
         "frames": _count(checkpoint, "unet", "num_frames", 14 if name == "svd" else 25),
         "height": 576,
         "width": 1024,
@@ -112,6 +104,21 @@ def unet_configuration(checkpoint: Checkpoint, hints: Hints | None = None) -> di
         return dict(checkpoint.config["unet"])
     _check_groups(checkpoint, ["unet"])
     return _unet(structure, checkpoint, hints or Hints())
+
+
+def clip_configuration(checkpoint: Checkpoint, hints: Hints | None = None) -> dict[str, Any]:
+    """The configuration of CLIP alone, from a whole checkpoint or from one that has no other network.
+
+    Raises:
+        CheckpointError: there is no CLIP, or what is said of it is ill-formed or disagrees with its tensors.
+        ConfigError: the heads do not divide the width.
+    """
+    structure = checkpoint.complete("clip").structure
+    assert isinstance(structure, CLIPStructure)
+    if checkpoint.config is not None:
+        _check_agreement(checkpoint, checkpoint.config, ["clip"])
+        return dict(checkpoint.config["clip"])
+    return _clip(structure, checkpoint, hints or Hints())
 
 
 def guess_name(checkpoint: Checkpoint) -> str:
@@ -269,6 +276,18 @@ def _unet_heads(s: UNetStructure, checkpoint: Checkpoint, hints: Hints) -> list[
             f"{_advice(checkpoint, '--head-dim N')}"
         )
     return [channels // hints.head_dim for channels in s.channels]
+
+
+def _clip(s: CLIPStructure, checkpoint: Checkpoint, hints: Hints) -> dict[str, Any]:
+    return {
+        "image_size": s.image_size,
+        "patch_size": s.patch_size,
+        "width": s.width,
+        "layers": s.layers,
+        "heads": _clip_heads(s, checkpoint, hints),
+        "mlp_dim": s.mlp_dim,
+        "embed_dim": s.embed_dim,
+    }
 
 
 def _clip_heads(s: CLIPStructure, checkpoint: Checkpoint, hints: Hints) -> int:

@@ -46,12 +46,19 @@ ALLOWED = {
         "vcut.sweeps",
         "weights_tools.outputs",
     },
-    "vcut/scores/page.py": {
+    "vcut/scores/": {
         "vcut.__version__",
+        "vcut.analysis",
+        "vcut.clip",
+        "vcut.config",
         "vcut.errors",
+        "vcut.loading",
         "vcut.media",
-        "vcut.sweeps.manifest",
+        "vcut.scores",
+        "vcut.settings",
+        "vcut.sweeps",
         "weights_tools.outputs",
+        "weights_tools.tensor_file",
     },
     "weights_tools/": {"weights_tools"},
 }

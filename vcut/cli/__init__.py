@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from vcut.cli import audit, compare, cost, generate, options, sweep, version
+from vcut.cli import audit, compare, cost, generate, options, score, sweep, version
 from vcut.errors import is_out_of_memory
 from weights_tools import command
 
@@ -33,7 +33,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Each command explains itself: vcut generate --help",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=options.Subcommand)
-    for subcommand in (generate, sweep, compare, audit, cost):
+    for subcommand in (generate, sweep, score, compare, audit, cost):
         subcommand.add(commands)
     version.add(parser, commands.choices.values())
     return parser

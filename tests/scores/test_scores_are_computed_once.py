@@ -1,0 +1,217 @@
+"""Scores are kept clip by clip: what is there is not computed again, what a kill cut off is, and what changed is."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sweep_samples import write_sweep
+
+from vcut import cli
+from vcut.errors import ConfigError
+from vcut.scores import cache, groups, scoring
+from vcut.scores.cache import Measure
+from vcut.scores.groups import Clip, Group
+from vcut.sweeps import manifest
+from vcut.sweeps.manifest import Record
+
+Lines = dict[str, list[str]]
+
+
+def lines(out: Path) -> Lines:
+    return {file.name: file.read_text().splitlines() for file in sorted((out / "scores").iterdir())}
+
+
+def score(out: Path, *options: str) -> int:
+    return cli.main(["score", str(out), "--quiet", "--device", "cpu", *options])
+
+
+def counting(seen: list[str], name: str = "counted", source: str = "") -> Group:
+    """A group that notes the clips that it is given."""
+    measure = Measure(name, name, "higher", "nothing")
+
+    def count(clip: Clip) -> dict[str, float | list[float]]:
+        seen.append(clip.record.file)
+        return {name: float(len(seen))}
+
+    return Group(name, (measure,), lambda record: source, count)
+
+
+def run(out: Path, *chosen: Group) -> int:
+    return scoring.score(out, manifest.read(out), chosen, {}, warn=print)
+
+
+def test_the_second_run_computes_nothing(tmp_path: Path) -> None:
+    write_sweep(tmp_path, images=2, clips=1)
+    assert score(tmp_path / "out") == 0
+    before, table = lines(tmp_path / "out"), (tmp_path / "out" / "scores.json").read_text()
+    # a clip of 2 images in 3 settings each, but those of lossless may be the baseline's to the byte
+    assert len(before["fidelity.jsonl"]) == 1 + 4
+    assert set(before) == {"clip.jsonl", "fidelity.jsonl", "pixels.jsonl"}
+    assert score(tmp_path / "out") == 0
+    assert lines(tmp_path / "out") == before
+    assert (tmp_path / "out" / "scores.json").read_text() == table
+
+
+def test_a_measure_that_comes_later_computes_itself_alone(tmp_path: Path) -> None:
+    out, first, second = tmp_path / "out", list[str](), list[str]()
+    write_sweep(tmp_path, ["baseline", "c17"], images=2, clips=1)
+    run(out, counting(first, "first"))
+    assert len(first) == 4
+    run(out, counting(first, "first"), counting(second, "second"))
+    assert (len(first), len(second)) == (4, 4)
+    # other weights, for example, are another source
+    run(out, counting(first, "first", "other weights"))
+    assert len(first) == 8
+
+
+def test_a_clip_that_was_made_again_is_scored_again(tmp_path: Path) -> None:
+    out, seen = tmp_path / "out", list[str]()
+    write_sweep(tmp_path, ["baseline", "c17"], images=2, clips=1)
+    run(out, counting(seen))
+    record = manifest.read(out)[0]
+    other = out / "c17" / "scene1-0.mp4"
+    (out / record.file).write_bytes(other.read_bytes())
+    size, digest = other.stat().st_size, manifest.file_sha256(other)
+    fresh = dataclasses.replace(record, bytes=size, file_sha256=digest, finished="2030")
+    manifest.append(out / "manifest.jsonl", fresh)
+    # it is equal to a clip that is scored already
+    run(out, counting(seen))
+    assert len(seen) == 4
+    (_, collected) = scoring.collect(out, manifest.read(out), [counting(seen)])
+    assert collected[0][1] == collected[3][1]
+
+
+@pytest.mark.parametrize("cut", [2, 30, 80])
+def test_a_line_that_was_cut_off_is_computed_again(tmp_path: Path, cut: int) -> None:
+    out, seen = tmp_path / "out", list[str]()
+    write_sweep(tmp_path, ["baseline"], images=3, clips=1)
+    run(out, counting(seen))
+    file = out / "scores" / "counted.jsonl"
+    file.write_bytes(file.read_bytes()[:-cut])
+    run(out, counting(seen))
+    assert seen[3:] == seen[2:3]
+    assert len(cache.read(file).scores) == 3
+    assert run(out, counting(seen)) == 0
+    assert len(seen) == 4
+
+
+def test_another_baseline_has_other_fidelities_and_the_old_ones_stay(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write_sweep(tmp_path, ["baseline", "c17"], images=2, clips=1)
+    found = {}
+    for baseline in ("baseline", "c17", "baseline"):
+        assert score(out, "--baseline", baseline) == 0
+        found[baseline] = json.loads((out / "scores.json").read_text())
+        assert found[baseline]["baseline"] == baseline
+        assert "psnr" not in found[baseline]["summary"][baseline]
+    assert sum("scores" in json.loads(line) for line in lines(out)["fidelity.jsonl"]) == 4
+    ours, theirs = (
+        found[a]["summary"][b]["psnr"]["mean"] for a, b in (("baseline", "c17"), ("c17", "baseline"))
+    )
+    assert ours == pytest.approx(theirs)
+
+
+def test_a_damaged_clip_is_told_of_and_stops_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    write_sweep(tmp_path, ["baseline", "c17"], images=2, clips=1)
+    (out / "c17" / "scene0-0.mp4").write_bytes(b"")
+    assert score(out) == 2
+    said = capsys.readouterr().err
+    assert "c17/scene0-0.mp4 is not the clip of the manifest" in said
+    assert (
+        said.splitlines()[-1] == "vcut: error: 1 of 4 clips could not be scored; the tables have all others"
+    )
+    summary = json.loads((out / "scores.json").read_text())["summary"]
+    assert summary["c17"]["psnr"]["images"] == 1
+    assert summary["baseline"]["clip_consistency_vbench_style"]["images"] == 2
+
+
+@pytest.mark.parametrize("fault", ["gone", "changed"])
+def test_a_picture_that_is_not_the_sweeps_stops_before_the_first_clip(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: str
+) -> None:
+    write_sweep(tmp_path, ["baseline"], images=2, clips=1)
+    picture = tmp_path / "images" / "scene1.png"
+    picture.unlink() if fault == "gone" else picture.write_bytes(b"other")
+    assert score(tmp_path / "out") == 2
+    assert "scene1.png" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "scores").exists()
+
+
+def test_what_is_no_score_is_refused_by_line(tmp_path: Path) -> None:
+    file = tmp_path / "x.jsonl"
+    file.write_text('{"measures": []}\n{"file_sha256": "a"}\n')
+    with pytest.raises(ConfigError, match=r"x.jsonl, line 2 is no score"):
+        cache.read(file)
+    with pytest.raises(ConfigError, match="psnr of a clip is nan"):
+        cache.append(file, "a", "", {"psnr": float("nan")})
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--baseline", "other"], "no such setting, only baseline"),
+        (["--dino", "none.safetensors"], "none.safetensors: no such file"),
+        (["--vbench", "none.json"], "none.json holds no results of VBench"),
+    ],
+)
+def test_faults_show_before_the_first_clip(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], says: str
+) -> None:
+    write_sweep(tmp_path, ["baseline"], images=1, clips=1)
+    assert score(tmp_path / "out", *options) == 2
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "out" / "scores").exists()
+
+
+def test_a_folder_without_a_sweep_says_how_to_make_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert score(tmp_path) == 2
+    assert "holds no clips of a sweep: vcut sweep IMAGES -o" in capsys.readouterr().err
+
+
+def test_fidelity_is_of_equal_seeds_and_not_of_the_baseline_itself(tmp_path: Path) -> None:
+    records = write_sweep(tmp_path, ["baseline", "c17"], images=1, clips=2)
+    base = {(record.name, record.index): record for record in records[:2]}
+    source: Callable[[Record], str | None] = groups.baseline_fidelity(
+        tmp_path / "out", "baseline", base
+    ).source
+    assert source(records[0]) is None
+    assert source(records[2]) == records[0].file_sha256
+    assert source(dataclasses.replace(records[2], seed=records[2].seed + 1)) is None
+    assert source(dataclasses.replace(records[2], name="other")) is None
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write_sweep(tmp_path, images=8, clips=2)
+    command = [sys.executable, "-m", "vcut", "score", str(out), "--quiet", "--device", "cpu"]
+    file, killed = out / "scores" / "clip.jsonl", 0
+    for wanted in (1, 5, 12):
+        process = subprocess.Popen(command)
+        while process.poll() is None and (not file.exists() or file.read_bytes().count(b"\n") <= wanted):
+            time.sleep(0.002)
+        killed += process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert killed
+    assert subprocess.run(command, check=False).returncode == 0
+    found = json.loads((out / "scores.json").read_text())
+    for other in (out / "scores").iterdir():
+        keys = [json.loads(line)["file_sha256"] for line in other.read_text().splitlines()[1:]]
+        assert len(keys) == len(set(keys))
+        other.unlink()
+    assert subprocess.run(command, check=False).returncode == 0
+    assert json.loads((out / "scores.json").read_text()) == found

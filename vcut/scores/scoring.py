@@ -1,0 +1,152 @@
+"""The loop over the clips of a sweep: what is not scored yet is read once and scored by every group that lacks it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache as once
+from functools import partial
+from pathlib import Path
+
+from torch import Tensor
+from tqdm import tqdm
+
+from vcut import media
+from vcut.errors import ConfigError, MediaError
+from vcut.media import images
+from vcut.scores import cache
+from vcut.scores.cache import Cached, Measure, Scores
+from vcut.scores.groups import Clip, Group
+from vcut.settings import Settings
+from vcut.sweeps.manifest import Record, file_sha256, is_complete
+
+Say = Callable[[str], None]
+
+
+def score(
+    out: Path,
+    records: Sequence[Record],
+    groups: Sequence[Group],
+    baseline: Mapping[tuple[str, int], Record],
+    *,
+    warn: Say,
+    progress: bool = False,
+) -> int:
+    """Compute what the files of scores lack, and return the number of clips that could not be scored.
+
+    A kill loses at most the clip that is at work. A clip that is damaged or gone is told of, and stops nothing.
+
+    Args:
+        out: folder of the sweep.
+        records: its clips.
+        groups: what to compute.
+        baseline: clips of the baseline setting, by name and number.
+        warn: takes a line for each clip that cannot be scored.
+        progress: show a bar.
+
+    Raises:
+        ConfigError: a picture that the scores need is gone or another than it was; nothing was computed yet.
+    """
+    missing = _missing(out, records, groups)
+    _check_pictures([record for record, lacking in missing if any(group.needs_picture for group in lacking)])
+    for group in groups:
+        cache.announce(_file(out, group.name), group.measures)
+    failed = 0
+    bar = tqdm(total=len(missing), desc="scoring", unit="clip", disable=not progress)
+    for key, clips in itertools.groupby(missing, key=lambda item: (item[0].name, item[0].index)):
+        reference = once(partial(_reference, out, baseline, key))
+        for record, lacking in clips:
+            try:
+                clip = Clip(record, _frames(out, record), partial(_picture, record), reference)
+                for group in lacking:
+                    source = group.source(record) or ""
+                    cache.append(_file(out, group.name), record.file_sha256, source, group.score(clip))
+            except MediaError as error:
+                warn(f"skipped: {error}")
+                failed += 1
+            bar.update()
+    bar.close()
+    return failed
+
+
+def collect(
+    out: Path, records: Sequence[Record], groups: Sequence[Group]
+) -> tuple[list[Measure], list[tuple[Record, Scores]]]:
+    """All scores that a sweep has, and what they mean: of ``groups`` and of every other file in its folder of scores.
+
+    Raises:
+        ConfigError: a file that cannot be understood.
+    """
+    files = {path.stem: cache.read(path) for path in sorted((out / cache.FOLDER).glob("*.jsonl"))}
+    wanted = {group.name: group for group in groups}
+    order = [name for name in wanted if name in files] + [name for name in files if name not in wanted]
+    collected: list[tuple[Record, Scores]] = []
+    for record in records:
+        scores: Scores = {}
+        for name in order:
+            scores.update(_found(files[name], record, wanted.get(name)))
+        collected.append((record, scores))
+    seen = {name for _, scores in collected for name in scores}
+    measures = [
+        measure for name in order for measure in files[name].measures.values() if measure.name in seen
+    ]
+    return measures, collected
+
+
+def _found(file: Cached, record: Record, group: Group | None) -> Scores:
+    if group is None:
+        return file.latest().get(record.file_sha256, {})
+    source = group.source(record)
+    return {} if source is None else file.scores.get((record.file_sha256, source), {})
+
+
+def _missing(
+    out: Path, records: Sequence[Record], groups: Sequence[Group]
+) -> list[tuple[Record, list[Group]]]:
+    """Clips with the groups that they lack; those of one name and number after each other.
+
+    Clips that are equal to the byte, as those of a lossless setting may be, are scored once.
+    """
+    done = {group.name: set(cache.read(_file(out, group.name)).scores) for group in groups}
+
+    def lacks(record: Record, group: Group) -> bool:
+        source = group.source(record)
+        if source is None or (record.file_sha256, source) in done[group.name]:
+            return False
+        done[group.name].add((record.file_sha256, source))
+        return True
+
+    every = [(record, [group for group in groups if lacks(record, group)]) for record in records]
+    return sorted((item for item in every if item[1]), key=lambda item: (item[0].name, item[0].index))
+
+
+def _check_pictures(records: Sequence[Record]) -> None:
+    for record in {record.image: record for record in records}.values():
+        if not Path(record.image).is_file():
+            raise ConfigError(
+                f"{record.image}, the picture of {record.file}, is not there: run this command in the folder in "
+                "which the sweep was run, with the pictures where they were"
+            )
+        if file_sha256(Path(record.image)) != record.image_sha256:
+            raise ConfigError(f"{record.image} was changed: the sweep's clips were made from another picture")
+
+
+def _frames(out: Path, record: Record) -> Tensor:
+    if not is_complete(out, record):
+        raise MediaError(
+            f"{out / record.file} is not the clip of the manifest, or is gone: run the sweep again"
+        )
+    return media.read(out / record.file)[0]
+
+
+def _reference(out: Path, baseline: Mapping[tuple[str, int], Record], key: tuple[str, int]) -> Tensor:
+    return _frames(out, baseline[key])
+
+
+def _picture(record: Record) -> Tensor:
+    """The picture as the model saw it, ``[3, H, W]`` in 0..1."""
+    return images.fitted(record.image, record.height, record.width, Settings.from_dict(record.settings).fit)
+
+
+def _file(out: Path, group: str) -> Path:
+    return out / cache.FOLDER / f"{group}.jsonl"
