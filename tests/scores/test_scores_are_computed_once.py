@@ -12,12 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from sweep_samples import write_sweep
 
 from vcut import cli
 from vcut.errors import ConfigError
 from vcut.scores import cache, groups, scoring
 from vcut.scores.cache import Measure
+from vcut.scores.features import Encoder
 from vcut.scores.groups import Clip, Group
 from vcut.sweeps import manifest
 from vcut.sweeps.manifest import Record
@@ -31,6 +33,12 @@ def lines(out: Path) -> Lines:
 
 def score(out: Path, *options: str) -> int:
     return cli.main(["score", str(out), "--quiet", "--device", "cpu", *options])
+
+
+def one_frame(frames: int) -> Record:
+    kept = {"versions": {}, "settings": {}}
+    rest = {field.name: "" for field in dataclasses.fields(Record)}
+    return Record(**{**rest, **kept, "frames": frames})  # type: ignore[arg-type]
 
 
 def counting(seen: list[str], name: str = "counted", source: str = "") -> Group:
@@ -191,6 +199,15 @@ def test_fidelity_is_of_equal_seeds_and_not_of_the_baseline_itself(tmp_path: Pat
     assert source(records[2]) == records[0].file_sha256
     assert source(dataclasses.replace(records[2], seed=records[2].seed + 1)) is None
     assert source(dataclasses.replace(records[2], name="other")) is None
+    # a setting may have another number of frames: its clips are scored, and not compared frame by frame
+    assert source(dataclasses.replace(records[2], frames=4)) is None
+
+
+def test_a_clip_of_one_frame_has_no_consistency() -> None:
+    encoder = Encoder("none", "", lambda frames: frames, torch.device("cpu"))
+    for group in (groups.pixels(), groups.consistency("x", "clip", encoder, clip=True)):
+        assert group.source(one_frame(1)) is None
+        assert group.source(one_frame(2)) is not None
 
 
 @pytest.mark.slow

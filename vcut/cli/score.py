@@ -145,10 +145,11 @@ def _groups(
         raise ConfigError(f"{args.out} holds clips of several models: {names}")
     device, clip = values.device(args.device), not args.unclipped
     own = features.own_clip(*models.pop(), device)
+    # the compare page sorts by the first measure
     chosen = [
-        groups.pixels(),
-        groups.consistency("clip", "clip", own, clip=clip),
         groups.baseline_fidelity(args.out, baseline, references),
+        groups.consistency("clip", "clip", own, clip=clip),
+        groups.pixels(),
     ]
     if args.dino:
         whole, cropped = features.dino(args.dino, device)

@@ -50,7 +50,7 @@ def pixels() -> Group:
     def score(clip: Clip) -> Scores:
         return {measure.name: 100 * equations.flicker(clip.frames)}
 
-    return Group("pixels", (measure,), lambda record: "", score)
+    return Group("pixels", (measure,), lambda record: "" if record.frames > 1 else None, score)
 
 
 def consistency(
@@ -88,7 +88,9 @@ def consistency(
             scores[mixed.name] = 100 * equations.i2v_mix(features, reference)
         return scores
 
-    def source(record: Record) -> str:
+    def source(record: Record) -> str | None:
+        if record.frames < 2:
+            return None
         return f"{encoder.sha256}, picture {record.image_sha256}, {style}"
 
     return Group(name if clip else f"{name}-unclipped", measures, source, score, needs_picture=True)
@@ -102,7 +104,7 @@ def baseline_fidelity(out: Path, baseline: str, clips: Mapping[tuple[str, int], 
 
     def source(record: Record) -> str | None:
         reference = clips.get((record.name, record.index))
-        if reference is None or record.setting == baseline or record.seed != reference.seed:
+        if reference is None or record.setting == baseline or _form(record) != _form(reference):
             return None
         kept = record.latents and reference.latents
         return f"{reference.file_sha256}{', latents' if kept else ''}"
@@ -121,3 +123,8 @@ def baseline_fidelity(out: Path, baseline: str, clips: Mapping[tuple[str, int], 
         return scores
 
     return Group("fidelity", (psnr, ssim, latents), source, score)
+
+
+def _form(record: Record) -> tuple[int, ...]:
+    """Seed and shape of a clip: those of another seed or shape are not compared frame by frame."""
+    return record.seed, record.frames, record.height, record.width

@@ -15,7 +15,7 @@ from vcut import media
 from vcut.errors import ConfigError, MediaError
 from vcut.media import images
 from vcut.scores import cache
-from vcut.scores.cache import Cached, Measure, Scores
+from vcut.scores.cache import Measure, Scores
 from vcut.scores.groups import Clip, Group
 from vcut.settings import Settings
 from vcut.sweeps.manifest import Record, file_sha256, is_complete
@@ -79,25 +79,25 @@ def collect(
     """
     files = {path.stem: cache.read(path) for path in sorted((out / cache.FOLDER).glob("*.jsonl"))}
     wanted = {group.name: group for group in groups}
-    order = [name for name in wanted if name in files] + [name for name in files if name not in wanted]
+    latest = {name: file.latest() for name, file in files.items() if name not in wanted}
+    order = [*(name for name in wanted if name in files), *latest]
+
+    def found(name: str, record: Record) -> Scores:
+        if name in latest:
+            return latest[name].get(record.file_sha256, {})
+        return files[name].scores.get((record.file_sha256, wanted[name].source(record) or ""), {})
+
     collected: list[tuple[Record, Scores]] = []
     for record in records:
         scores: Scores = {}
         for name in order:
-            scores.update(_found(files[name], record, wanted.get(name)))
+            scores.update(found(name, record))
         collected.append((record, scores))
     seen = {name for _, scores in collected for name in scores}
     measures = [
         measure for name in order for measure in files[name].measures.values() if measure.name in seen
     ]
     return measures, collected
-
-
-def _found(file: Cached, record: Record, group: Group | None) -> Scores:
-    if group is None:
-        return file.latest().get(record.file_sha256, {})
-    source = group.source(record)
-    return {} if source is None else file.scores.get((record.file_sha256, source), {})
 
 
 def _missing(
