@@ -27,7 +27,7 @@ from training.config import CONFIG, HELD_OUT_SEED, TRAIN_SEED, settings
 from vcut.clip import CLIPVisionEncoder, preprocess
 from vcut.config import CLIPConfig
 
-RECIPE = Recipe(steps=4000, batch=16, lr=1e-3, lr_end=2e-5, weight_decay=0.01, ema=0.99)
+RECIPE = Recipe(steps=5000, batch=16, lr=1e-3, lr_end=2e-5, weight_decay=0.01, ema=0.99)
 
 NONE = len(world.KINDS)
 """Kind of a patch that no shape covers."""

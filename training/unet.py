@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,6 +118,17 @@ def without_dead_weights(unet: UNet) -> UNet:
     return unet
 
 
+def silenced(unet: UNet) -> UNet:
+    """The same UNet with zeros in the last layer of every residual branch and of all, in which training begins.
+
+    Stability's code (sgm) begins so too: every block is the identity at first, and the network says 0.
+    """
+    for name, parameter in unet.named_parameters():
+        if re.search(r"conv_2\.|transformer\.proj_out\.|^conv_out\.", name):
+            nn.init.zeros_(parameter)
+    return unet
+
+
 def sigmas(g: Generator, n: int) -> Tensor:
     """Noise levels ``[n]`` to train at: log-normal, and a share of them evenly over the sampler's whole range."""
     normal = LOG_SIGMA_MEAN + LOG_SIGMA_STD * torch.randn(n, generator=g)
@@ -218,7 +230,7 @@ def main() -> None:
         lambda: encoded(arguments.vae, arguments.clip, arguments.clips, TRAIN_SEED),
     )
     print(f"{len(data.latents)} clips, VAE scale {data.scale:.5f}")
-    objective = Objective(without_dead_weights(UNet(CONFIG.unet)))
+    objective = Objective(without_dead_weights(silenced(UNet(CONFIG.unet))))
     if arguments.compile:
         objective.unet.compile()
     with process_group():

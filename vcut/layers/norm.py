@@ -5,17 +5,20 @@ from __future__ import annotations
 from einops import rearrange
 from torch import Tensor, nn
 
-from vcut.kernels.norm import normalised
+from vcut.kernels.norm import is_recording, normalised
 
 
 class GroupNorm(nn.GroupNorm):
     """Group normalisation of ``[n, ..., c]`` over everything but n, within each group of channels.
 
-    Half precision is normalised in float32 and cast back, as the official GroupNorm32 does.
+    Half precision is normalised in float32 and cast back, as the official GroupNorm32 does. Where a CPU records
+    gradients torch's own norm is faster, copies to its layout and back included.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = x.flatten(1, -2)  # [n, t, c]
+        if x.device.type == "cpu" and is_recording(x, self.weight):
+            return super().forward(tokens.mT.contiguous()).mT.contiguous().view(x.shape)
         return normalised(tokens, self._merged, self.weight, self.bias, self.eps).view(x.shape)
 
     def _merged(self, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
