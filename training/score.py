@@ -1,6 +1,7 @@
-"""Add the error against the true future to the scores of a sweep of ``examples/``, whose pictures are of the world.
+"""Add the error against the true future to the scores of a sweep whose pictures are of the world.
 
-    vcut sweep examples -o OUT
+    python -m training.example pictures --each 2
+    vcut sweep pictures -o OUT
     python -m training.score OUT
     vcut score OUT
 
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from training import measure, world
-from training.example import scenes
+from training.example import named
 from vcut import media
 from vcut.scores import cache
 from vcut.scores.cache import Measure
@@ -28,14 +29,14 @@ MEASURES = (
 )
 
 
-def scores(out: Path, record: Record) -> dict[str, float]:
-    """Scores of a clip of a known scene; the position's is left out where the shape stays in its place."""
+def scores(out: Path, record: Record, scene: world.Scenes) -> dict[str, float]:
+    """Scores of a clip of ``scene``; the position's is left out where the shape stays in its place."""
     bucket = Settings.from_dict(record.settings).motion_bucket
-    scene = scenes(record.name).asked(fps=record.fps, motion_bucket=127 if bucket is None else bucket)
+    scene = scene.asked(fps=record.fps, motion_bucket=127 if bucket is None else bucket)
     frames = media.read(out / record.file)[0][None]
     truth = world.render(scene, frames.shape[1], frames.shape[-1])
     found = {"future_psnr": measure.psnr(frames[:, 1:], truth[:, 1:]).item()}
-    if record.name in world.MOVING:
+    if world.KINDS[int(scene.kind[0, 0])] in world.MOVING:
         seen, true = (world.see(clip, scene).position for clip in (frames, truth))
         found["future_position_error"] = 100 * measure.position_errors(seen, true).nanmean().item()
     return found
@@ -47,13 +48,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("out", type=Path, help="folder of a sweep")
     out = parser.parse_args(argv).out
     file = out / cache.FOLDER / "future.jsonl"
-    known = [record for record in manifest.read(out) if record.name in world.KINDS]
+    known = [(record, scene) for record in manifest.read(out) if (scene := named(record.name)) is not None]
     cache.announce(file, MEASURES)
     done = cache.read(file).scores
-    for record in known:
+    for record, scene in known:
         source = f"{record.name}, {record.fps} fps"
         if (record.file_sha256, source) not in done:
-            cache.append(file, record.file_sha256, source, scores(out, record))
+            cache.append(file, record.file_sha256, source, scores(out, record, scene))
     print(f"{file}: the future of {len(known)} clips")
 
 

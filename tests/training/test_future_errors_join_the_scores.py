@@ -7,18 +7,25 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from sweep_samples import write_sweep
 
 from training import score, world
-from training.example import scenes
+from training.example import named
 from vcut import cli, media
 from vcut.sweeps import manifest
+
+
+def held_out(name: str) -> world.Scenes:
+    scene = named(name)
+    assert scene is not None
+    return scene
 
 
 def test_the_true_clip_has_no_error_and_a_still_one_has(tmp_path: Path) -> None:
     out = tmp_path / "out"
     records = write_sweep(tmp_path, ["baseline", "c17"], images=2, clips=1)
-    scene = scenes("disc").asked(fps=7, motion_bucket=127)
+    scene = held_out("disc").asked(fps=7, motion_bucket=127)
     truth = world.render(scene, 8, 32)[0]
     for record, frames in ((records[0], truth), (records[2], truth[:1].expand_as(truth))):
         file = f"{record.setting}/disc-0.mp4"
@@ -41,6 +48,11 @@ def test_the_true_clip_has_no_error_and_a_still_one_has(tmp_path: Path) -> None:
 
 def test_a_shape_that_stays_has_no_position_error(tmp_path: Path) -> None:
     (record,) = write_sweep(tmp_path, ["baseline"], images=1, clips=1)
-    found = score.scores(tmp_path / "out", dataclasses.replace(record, name="bar"))
+    found = score.scores(tmp_path / "out", dataclasses.replace(record, name="bar"), held_out("bar-1"))
     assert set(found) == {"future_psnr"}
     assert found["future_psnr"] == pytest.approx(12, abs=8)
+
+
+def test_other_names_are_of_no_scene() -> None:
+    assert [named(name) for name in ("cat", "disc-x", "disc-999", "disc-0.5")] == [None] * 4
+    assert not torch.equal(held_out("disc").start, held_out("disc-1").start)
