@@ -80,6 +80,20 @@ def test_a_measure_that_comes_later_computes_itself_alone(tmp_path: Path) -> Non
     assert len(first) == 8
 
 
+def test_ssim_waits_for_its_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_sweep(tmp_path, ["baseline", "c17"], images=1, clips=1)
+    out = tmp_path / "out"
+    with monkeypatch.context() as without:
+        without.setattr("importlib.util.find_spec", lambda name: None)
+        assert score(out) == 0
+    assert "SSIM is left out, for it needs torchmetrics" in capsys.readouterr().err
+    assert "ssim" not in json.loads((out / "scores.json").read_text())["summary"]["c17"]
+    assert score(out) == 0
+    assert json.loads((out / "scores.json").read_text())["summary"]["c17"]["ssim"]["mean"] <= 1
+
+
 def test_a_clip_that_was_made_again_is_scored_again(tmp_path: Path) -> None:
     out, seen = tmp_path / "out", list[str]()
     write_sweep(tmp_path, ["baseline", "c17"], images=2, clips=1)

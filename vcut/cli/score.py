@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -145,9 +146,15 @@ def _groups(
         raise ConfigError(f"{args.out} holds clips of several models: {names}")
     device, clip = values.device(args.device), not args.unclipped
     own = features.own_clip(*models.pop(), device)
+    with_ssim = importlib.util.find_spec("torchmetrics") is not None
+    if not with_ssim:
+        print(
+            "vcut: note: SSIM is left out, for it needs torchmetrics: pip install torchmetrics",
+            file=sys.stderr,
+        )
     # the compare page sorts by the first measure
     chosen = [
-        groups.baseline_fidelity(args.out, baseline, references),
+        groups.baseline_fidelity(args.out, baseline, references, with_ssim=with_ssim),
         groups.consistency("clip", "clip", own, clip=clip),
         groups.pixels(),
     ]

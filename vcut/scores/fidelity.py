@@ -48,7 +48,7 @@ def ssim(frames: Tensor, reference: Tensor) -> float:
     try:
         from torchmetrics.functional.image import structural_similarity_index_measure
     except ImportError as error:
-        raise VcutError("SSIM needs torchmetrics: pip install 'vcut-svd[score]'") from error
+        raise VcutError("SSIM needs torchmetrics: pip install torchmetrics") from error
     value = structural_similarity_index_measure(frames, reference, data_range=1.0)
     assert isinstance(value, Tensor)
     return value.item()

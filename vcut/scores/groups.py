@@ -96,7 +96,9 @@ def consistency(
     return Group(name if clip else f"{name}-unclipped", measures, source, score, needs_picture=True)
 
 
-def baseline_fidelity(out: Path, baseline: str, clips: Mapping[tuple[str, int], Record]) -> Group:
+def baseline_fidelity(
+    out: Path, baseline: str, clips: Mapping[tuple[str, int], Record], *, with_ssim: bool = True
+) -> Group:
     """Fidelity to the clips of a baseline setting, which are given by name and number."""
     psnr = Measure("psnr", "PSNR", "higher", baseline, "dB")
     ssim = replace(psnr, name="ssim", label="SSIM", unit="")
@@ -107,7 +109,7 @@ def baseline_fidelity(out: Path, baseline: str, clips: Mapping[tuple[str, int], 
         if reference is None or record.setting == baseline or _form(record) != _form(reference):
             return None
         kept = record.latents and reference.latents
-        return f"{reference.file_sha256}{', latents' if kept else ''}"
+        return f"{reference.file_sha256}{', latents' if kept else ''}{'' if with_ssim else ', no SSIM'}"
 
     def score(clip: Clip) -> Scores:
         record, reference = clip.record, clips[clip.record.name, clip.record.index]
@@ -115,8 +117,9 @@ def baseline_fidelity(out: Path, baseline: str, clips: Mapping[tuple[str, int], 
         scores: Scores = {
             psnr.name: fidelity.psnr(clip.frames, frames),
             "psnr_curve": fidelity.psnr_curve(clip.frames, frames),
-            ssim.name: fidelity.ssim(clip.frames, frames),
         }
+        if with_ssim:
+            scores[ssim.name] = fidelity.ssim(clip.frames, frames)
         if record.latents and reference.latents:
             ours, theirs = (load_file(out / path)["latents"] for path in (record.latents, reference.latents))
             scores[latents.name] = fidelity.latent_distance(ours, theirs)
