@@ -105,6 +105,7 @@ def test_vae_and_clip_cost_the_same_on_real_tensors_in_chunks_or_not() -> None:
     assert one.parameters == counting.parameters(clip)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("tca", "sca"), MODES)
 def test_parts_sum_to_the_whole_and_cross_attention_is_there_only_as_softmax(tca: Mode, sca: Mode) -> None:
     config = tiny(tca, sca)

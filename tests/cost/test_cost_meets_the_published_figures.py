@@ -36,6 +36,7 @@ def saved(report: CostReport) -> dict[str, float]:
     return {saving.name: saving.saved / TERA for saving in report.savings()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("frames", "tca", "sca", "layers", "with_products"), DESIGN)
 def test_a_call_as_published_meets_design_to_the_printed_digit(
     frames: int, tca: Mode, sca: Mode, layers: float, with_products: float

@@ -45,6 +45,7 @@ def same(pipe: Pipeline, expected: Pipeline) -> None:
     torch.testing.assert_close(clip(pipe), clip(expected), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("form", ["mine.safetensors", "diffusers", "sgm.safetensors"])
 def test_every_layout_and_preset(folder: Path, form: str, preset: str) -> None:

@@ -83,6 +83,7 @@ def test_presets_and_cuts_are_compared_with_the_same_seeds(
     )
 
 
+@pytest.mark.slow
 def test_a_dry_run_says_what_is_left_and_loads_and_writes_nothing(
     loaded: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -103,6 +104,7 @@ def test_a_dry_run_says_what_is_left_and_loads_and_writes_nothing(
     assert loaded == ["vcut"]
 
 
+@pytest.mark.slow
 def test_a_published_model_is_priced_before_it_is_looked_for(
     loaded: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -58,18 +58,19 @@ def connected(address: str = LOCAL) -> Iterator[Cluster]:
         VcutError: Ray is not installed, or nobody answers.
     """
     try:
-        import ray
+        import ray as module
     except ImportError as error:
         raise VcutError("--ray needs Ray: pip install ray") from error
+    # in part untyped, and Any where it is not installed
+    ray: Any = module
     _check_answer(address)
     try:
         options = {"include_dashboard": False} if address == LOCAL else {}
-        connect: Any = ray.init
-        connect(address=address, log_to_driver=False, logging_level="ERROR", **options)
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise VcutError(f"no Ray cluster answers at {address}: {str(error).splitlines()[0]}") from error
     try:
-        there = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        there = ray.cluster_resources()
         yield Cluster(ray, int(there.get("CPU", 0)), int(there.get("GPU", 0)))
     finally:
         # the workers go with the connection
