@@ -5,6 +5,7 @@ The UNet has four channels to a group, so that group norms cancel nothing, and n
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -41,6 +42,12 @@ def random_unet(tca: Mode = True, sca: Mode = True, seed: int = 0, config: UNetC
             if parameter.ndim == 1:
                 parameter.add_(torch.randn_like(parameter), alpha=0.2)
     return unet if tca is True and sca is True else fold(unet, tca=tca, sca=sca)
+
+
+@functools.cache
+def shared_unet(tca: Mode = True, sca: Mode = True) -> UNet:
+    """:func:`random_unet` made once, for tests that change nothing of it."""
+    return random_unet(tca, sca)
 
 
 def inputs(b: int = 2, f: int = 3, tokens: int = 1, seed: int = 1) -> Inputs:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from proof_models import inputs, random_unet
+from proof_models import inputs, shared_unet
 from torch import Tensor
 
 from vcut.config import Mode
@@ -35,7 +35,7 @@ def added(unet: UNet, context: Tensor) -> list[Tensor]:
 @every_form
 @torch.no_grad()
 def test_each_clip_of_a_batch_is_added_the_vector_that_it_is_added_alone(tca: Mode, sca: Mode) -> None:
-    unet, context = random_unet(tca, sca), inputs(b=3).context
+    unet, context = shared_unet(tca, sca), inputs(b=3).context
     together = added(unet, context)
     assert len(together) == 16
     for i in range(3):
@@ -48,7 +48,7 @@ def test_each_clip_of_a_batch_is_added_the_vector_that_it_is_added_alone(tca: Mo
 @every_form
 @torch.no_grad()
 def test_swapping_the_clips_of_a_batch_swaps_their_outputs(tca: Mode, sca: Mode) -> None:
-    unet, args = random_unet(tca, sca), inputs()
+    unet, args = shared_unet(tca, sca), inputs()
     out = unet(*args)
     swapped = unet(*(a.flip(0) for a in args))
     torch.testing.assert_close(swapped.flip(0), out, rtol=1e-12, atol=1e-12)
@@ -57,7 +57,7 @@ def test_swapping_the_clips_of_a_batch_swaps_their_outputs(tca: Mode, sca: Mode)
 @every_form
 @torch.no_grad()
 def test_swapping_the_contexts_alone_changes_both(tca: Mode, sca: Mode) -> None:
-    unet, (x, c_noise, context, time_ids) = random_unet(tca, sca), inputs()
+    unet, (x, c_noise, context, time_ids) = shared_unet(tca, sca), inputs()
     change = unet(x, c_noise, context.flip(0), time_ids) - unet(x, c_noise, context, time_ids)
     assert (change.abs().amax(dim=(1, 2, 3, 4)) > 1e-3).all()
 
@@ -65,7 +65,7 @@ def test_swapping_the_contexts_alone_changes_both(tca: Mode, sca: Mode) -> None:
 @every_form
 @torch.no_grad()
 def test_temporal_cross_attention_sees_the_first_frames_context_only(tca: Mode, sca: Mode) -> None:
-    unet = random_unet(tca, sca)
+    unet = shared_unet(tca, sca)
     contexts = torch.randn(2, 3, 1, 12, dtype=torch.float64)
     later = contexts.clone()
     later[:, 1:] += 1
@@ -87,7 +87,7 @@ def test_temporal_cross_attention_sees_the_first_frames_context_only(tca: Mode, 
 @every_form
 @torch.no_grad()
 def test_a_context_for_every_frame_that_is_the_same_is_one_context(tca: Mode, sca: Mode) -> None:
-    unet, (x, c_noise, context, time_ids) = random_unet(tca, sca), inputs()
+    unet, (x, c_noise, context, time_ids) = shared_unet(tca, sca), inputs()
     repeated = context.unsqueeze(1).expand(-1, 3, -1, -1)
     torch.testing.assert_close(
         unet(x, c_noise, repeated, time_ids), unet(x, c_noise, context, time_ids), rtol=1e-12, atol=1e-12

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from proof_models import inputs, random_unet
+from proof_models import inputs, shared_unet
 from torch import Tensor
 
 from vcut.conditioning import Conditioning, bind
@@ -45,7 +45,7 @@ def layer_outputs(unet: UNet, embedding: Tensor) -> list[Tensor]:
 def test_the_mean_of_every_layers_two_outputs_is_its_output_at_half_the_embedding(
     tca: Mode, sca: Mode
 ) -> None:
-    unet, e = random_unet(tca, sca), inputs().context
+    unet, e = shared_unet(tca, sca), inputs().context
     cond, uncond, half = (layer_outputs(unet, c) for c in (e, torch.zeros_like(e), e / 2))
     assert len(half) == (16 if tca is False else 32)
     for l_cond, l_uncond, m in zip(cond, uncond, half, strict=True):
@@ -57,7 +57,7 @@ def test_the_mean_of_every_layers_two_outputs_is_its_output_at_half_the_embeddin
 @torch.no_grad()
 def test_the_cache_itself_is_the_mean(tca: Mode, sca: Mode) -> None:
     """Vectors of the linear form, values (and keys) of the softmax form."""
-    unet, e = random_unet(tca, sca), inputs().context
+    unet, e = shared_unet(tca, sca), inputs().context
     cond, uncond, half = (unet.cache_context(c, frames=1) for c in (e, torch.zeros_like(e), e / 2))
     for pair in zip(cond.blocks, uncond.blocks, half.blocks, strict=True):
         for caches in zip(*pair, strict=True):
@@ -73,7 +73,7 @@ def test_the_cache_itself_is_the_mean(tca: Mode, sca: Mode) -> None:
 def test_a_cut_step_is_one_pass_with_half_the_embedding_and_the_conditional_latents(
     tca: Mode, sca: Mode
 ) -> None:
-    unet = random_unet(tca, sca)
+    unet = shared_unet(tca, sca)
     x, c_noise, e, time_ids = inputs()
     noisy, latents = x[:, :, :4], x[:, 0, 4:]
     network = bind(unet, Conditioning(e, latents, time_ids), plan(1, cut=1), x.shape[1])
@@ -88,7 +88,7 @@ def test_a_cut_step_is_one_pass_with_half_the_embedding_and_the_conditional_late
 @torch.no_grad()
 def test_with_two_tokens_half_the_context_is_not_the_mean() -> None:
     """The softmax depends on the keys then, and the layer is not affine."""
-    unet, e = random_unet(), inputs(tokens=2).context
+    unet, e = shared_unet(), inputs(tokens=2).context
     torch.manual_seed(3)
     cond = layer_outputs(unet, 4 * e)
     torch.manual_seed(3)  # the same queries
@@ -102,6 +102,6 @@ def test_with_two_tokens_half_the_context_is_not_the_mean() -> None:
 @torch.no_grad()
 def test_the_network_is_not_affine_so_a_cut_step_is_not_a_guided_step() -> None:
     """The mean is exact in each layer alone. Of whole passes it is an approximation: what the cut gives up."""
-    unet, (x, c_noise, e, time_ids) = random_unet("linear_cached", "linear_cached"), inputs()
+    unet, (x, c_noise, e, time_ids) = shared_unet("linear_cached", "linear_cached"), inputs()
     cond, uncond, half = (unet(x, c_noise, c, time_ids) for c in (e, 0 * e, e / 2))
     assert (half - (cond + uncond) / 2).abs().max() > 1e-4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from proof_models import inputs, random_unet
+from proof_models import inputs, shared_unet
 
 from experiments.row_order import interleaved
 from vcut.analysis.audit import audit
@@ -30,7 +30,7 @@ def test_the_output_varies_from_pixel_to_pixel() -> None:
 @torch.no_grad()
 def test_two_equal_tokens_are_one() -> None:
     """The weights then differ from 1, but they still sum to it: what counts is one value, not one key."""
-    unet = random_unet()
+    unet = shared_unet()
     x, c_noise, context, time_ids = inputs()
     twice = context.repeat(1, 2, 1)
     torch.testing.assert_close(
@@ -49,7 +49,7 @@ def test_two_equal_tokens_are_one() -> None:
     ],
 )
 def test_every_linear_form_refuses_them_and_says_why(tca: Mode, sca: Mode, tokens: int) -> None:
-    unet, args = random_unet(tca, sca), inputs(tokens=tokens)
+    unet, args = shared_unet(tca, sca), inputs(tokens=tokens)
     for attempt in (
         lambda: unet(*args),
         lambda: unet.cache_context(args.context, frames=3),
@@ -61,10 +61,10 @@ def test_every_linear_form_refuses_them_and_says_why(tca: Mode, sca: Mode, token
 
 def test_the_row_order_experiment_refuses_them_too() -> None:
     with pytest.raises(ConfigError, match="exactly one token, got 2"):
-        interleaved(random_unet("linear_cached", "linear_cached"), inputs(tokens=2).context, 8, 16, frames=3)
+        interleaved(shared_unet("linear_cached", "linear_cached"), inputs(tokens=2).context, 8, 16, frames=3)
 
 
 @torch.no_grad()
 def test_the_softmax_form_takes_them() -> None:
-    unet, args = random_unet(), inputs(tokens=2)
+    unet, args = shared_unet(), inputs(tokens=2)
     assert (unet(*args) - unet(args.x, args.c_noise, args.context[:, :1], args.time_ids)).abs().max() > 1e-4

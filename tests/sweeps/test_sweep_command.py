@@ -223,9 +223,12 @@ def test_each_rank_of_a_machine_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyP
 def test_a_signal_stops_it_cleanly_and_it_goes_on(number: signal.Signals, tmp_path: Path) -> None:
     make_pictures(tmp_path / "pictures", 6)
     words = [sys.executable, "-m", "vcut", "sweep", "pictures", "-o", "OUT", "--steps", "2", "--frames", "1"]
-    with subprocess.Popen(
-        words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    inherited = signal.signal(
+        number, signal.SIG_DFL
+    )  # a shell in the background ignores SIGINT, and so would it
+    process = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    signal.signal(number, inherited)
+    with process:
         assert process.stdout is not None
         assert next(line for line in process.stdout if line.startswith("made"))
         process.send_signal(number)
