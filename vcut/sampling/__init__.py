@@ -1,4 +1,4 @@
-"""The way from noise to latents: schedule, preconditioning, guidance, the cut, and the Euler loop over them.
+"""The way from noise to latents: schedule, preconditioning, guidance, the cut, and the loop over them.
 
 All of it is plain torch functions over plain values. Nothing here knows a UNet, a file or a device::
 
@@ -26,9 +26,10 @@ from vcut.sampling.cut_plan import (
     summarize,
     without_guidance,
 )
-from vcut.sampling.euler import STOP, Callback, Churn, Record, sample, trajectory
+from vcut.sampling.edm import Churn
 from vcut.sampling.guidance import Ramp, Scale, constant, frame_scales, guide, linear, triangle
 from vcut.sampling.preconditioning import Coefficients, Denoiser, Network, coefficients, precondition
+from vcut.sampling.run import STOP, Callback, Record, sample, trajectory
 from vcut.sampling.schedule import (
     ALIGN_YOUR_STEPS,
     SIGMA_MAX,

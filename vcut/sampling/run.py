@@ -1,7 +1,7 @@
-"""The Euler sampler of EDM (Karras et al. 2022, algorithm 2 without its second-order correction).
+"""The loop over the steps of a run: estimate the clean latents, then move to the next noise level.
 
-The sampler knows no network: a denoiser is any function of the latents, the noise level and the branches to evaluate.
-It keeps no state: a run is a generator of immutable records, and :func:`sample` reads it to its end.
+It knows no network: a denoiser is any function of the latents, the noise level and the branches to evaluate. It keeps
+no state: a run is a generator of immutable records, and :func:`sample` reads it to its end.
 
 Shapes: b clips, f frames. The axes that follow (c, h, w) concern the denoiser alone.
 """
@@ -19,34 +19,11 @@ from torch import Tensor
 
 from vcut.errors import ConfigError, NotFiniteError
 from vcut.sampling.cut_plan import Plan, Step, without_guidance
-from vcut.sampling.guidance import Scale, frame_scales, guide
+from vcut.sampling.edm import Churn, euler
+from vcut.sampling.estimate import estimate
+from vcut.sampling.guidance import Scale, frame_scales
 from vcut.sampling.preconditioning import Denoiser
 from vcut.sampling.schedule import check_sigmas
-
-
-@dataclass(frozen=True)
-class Churn:
-    """Fresh noise at each step (EDM algorithm 2, lines 4 to 6). The default adds none.
-
-    A step whose sigma lies in [s_tmin, s_tmax] first raises it to (1 + gamma) sigma, with
-    gamma = min(s_churn / N, sqrt(2) - 1). To do so it adds noise: ``s_noise`` times the standard deviation that is
-    missing.
-    """
-
-    s_churn: float = 0.0
-    s_tmin: float = 0.0
-    s_tmax: float = math.inf
-    s_noise: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not (0 <= self.s_churn < math.inf and 0 <= self.s_noise < math.inf):
-            raise ConfigError(f"s_churn and s_noise must be finite and not negative: {self}")
-        if not 0 <= self.s_tmin <= self.s_tmax:
-            raise ConfigError(f"expected 0 <= s_tmin <= s_tmax: {self}")
-
-    def gamma(self, sigma: float, steps: int) -> float:
-        """The fraction by which the noise level rises at the start of a step from ``sigma``."""
-        return min(self.s_churn / steps, math.sqrt(2) - 1) if self.s_tmin <= sigma <= self.s_tmax else 0.0
 
 
 @dataclass(frozen=True)
@@ -171,19 +148,10 @@ def _run(
         if gamma > 0:
             x = x + _fresh_noise(x, generators) * (churn.s_noise * math.sqrt(sigma_hat**2 - sigma**2))
 
-        branches = denoiser(x, sigma_hat, step.branches).to(dtype)
-        if branches.shape != (len(step.branches), *x.shape):
-            raise ConfigError(
-                f"the denoiser returned {list(branches.shape)} for {len(step.branches)} branches "
-                f"of {list(x.shape)}"
-            )
-        denoised = guide(branches[0], branches[1], scales) if step.guided else branches[0]
-
-        # Euler's step x + (x - D)/sigma_hat * (sigma_next - sigma_hat) is a point on the line from D to x. Written as
-        # an interpolation it reaches D without rounding when sigma_next is 0.
-        x = torch.lerp(denoised, x, sigma_next / sigma_hat)
+        now = estimate(denoiser, x, sigma_hat, step, scales)
+        x = euler(x, now, sigma_next)
         _check_finite(x, step, len(plan), sigma)
-        yield Record(step, sigma, sigma_next, latents=x, denoised=denoised)
+        yield Record(step, sigma, sigma_next, latents=x, denoised=now.denoised)
 
 
 def _fresh_noise(x: Tensor, generators: Sequence[torch.Generator]) -> Tensor:

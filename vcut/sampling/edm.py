@@ -1,0 +1,49 @@
+"""The samplers of EDM (Karras et al. 2022, arXiv 2206.00364, algorithm 2) as moves from one noise level to the next.
+
+Each is a pure function of what the denoise side found (:mod:`vcut.sampling.estimate`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vcut.errors import ConfigError
+from vcut.sampling.estimate import Estimate
+
+
+@dataclass(frozen=True)
+class Churn:
+    """Fresh noise at each step (EDM algorithm 2, lines 4 to 6). The default adds none.
+
+    A step whose sigma lies in [s_tmin, s_tmax] first raises it to (1 + gamma) sigma, with
+    gamma = min(s_churn / N, sqrt(2) - 1). To do so it adds noise: ``s_noise`` times the standard deviation that is
+    missing.
+    """
+
+    s_churn: float = 0.0
+    s_tmin: float = 0.0
+    s_tmax: float = math.inf
+    s_noise: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.s_churn < math.inf and 0 <= self.s_noise < math.inf):
+            raise ConfigError(f"s_churn and s_noise must be finite and not negative: {self}")
+        if not 0 <= self.s_tmin <= self.s_tmax:
+            raise ConfigError(f"expected 0 <= s_tmin <= s_tmax: {self}")
+
+    def gamma(self, sigma: float, steps: int) -> float:
+        """The fraction by which the noise level rises at the start of a step from ``sigma``."""
+        return min(self.s_churn / steps, math.sqrt(2) - 1) if self.s_tmin <= sigma <= self.s_tmax else 0.0
+
+
+def euler(x: Tensor, now: Estimate, sigma_next: float) -> Tensor:
+    """Euler's step, EDM algorithm 2 without lines 9 to 11: x + (x - D)/sigma (sigma_next - sigma).
+
+    This is a point on the line from D to x. Written as an interpolation it reaches D without rounding when
+    ``sigma_next`` is 0.
+    """
+    return torch.lerp(now.denoised, x, sigma_next / now.sigma)
