@@ -110,7 +110,7 @@ def _inspect(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(as_json(found), indent=2))
     else:
-        print("\n".join(as_text(found)))
+        print("\n".join(map(command.printable, as_text(found))))
     return command.FOUND_A_FAULT if found.faults else 0
 
 

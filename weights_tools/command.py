@@ -1,19 +1,22 @@
-"""The frame of a command line: faults as errors like any other, exit codes, signals, a reader that has gone.
+"""The frame of a command line: faults as errors like any other, exit codes, signals, streams that are closed or full.
 
-Exit codes: 0 done, 1 a check found a fault, 2 anything else; the last is said in one line on stderr.
+Exit codes: 0 done, 1 a check found a fault, 2 anything else, said in one line on stderr; 128 and the number of the
+signal after an interrupt, as shells have it: 130 for Ctrl-C.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import os
+import re
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn, TextIO, cast
 
 from weights_tools.errors import ConfigError, VcutError
 
@@ -23,7 +26,9 @@ FOUND_A_FAULT = 1
 FAILED = 2
 """Exit code of a command that could not do what it was asked for."""
 
-_STOPS = ("SIGTERM", "SIGHUP")  # Windows has no SIGHUP
+_STOPS = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
+
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class Parser(argparse.ArgumentParser):
@@ -38,6 +43,15 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing the usage and ending the process."""
         raise ConfigError(f"{message} (see {self.prog} --help)")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse what is left over here, where the options are known: a subcommand would hand it up."""
+        known, extra = super().parse_known_args(args, namespace)
+        if extra:
+            near = difflib.get_close_matches(extra[0], self._option_string_actions, n=1)
+            hint = f": did you mean {near[0]}?" if near else ""
+            self.error(f"unrecognized arguments: {' '.join(extra)}{hint}")
+        return known, extra
 
 
 def run(
@@ -58,37 +72,93 @@ def run(
             bug.
     """
 
-    def failed(message: str) -> int:
-        print(f"{prog}: {message}", file=sys.stderr)
-        return FAILED
+    def failed(message: str, code: int = FAILED) -> int:
+        # lists of faults have lines of their own, which are indented
+        print("\n  ".join(map(printable, f"{prog}: {message}".split("\n  "))), file=sys.stderr)
+        return code
 
-    try:
-        with stoppable():
-            args = make_parser().parse_args(argv)
-            code: int | None = args.run(args)
-            sys.stdout.flush()
+    with _lasting_streams() as out:
+        try:
+            with stoppable():
+                args = make_parser().parse_args(argv)
+                code: int | None = args.run(args)
+                out.flush()
+        except SystemExit as done:  # argparse after --help and --version
+            code = int(done.code or 0)
+        except KeyboardInterrupt as stop:
+            return failed("interrupted", 128 + (stop.args[0] if stop.args else signal.SIGINT))
+        except (VcutError, OSError) as error:
+            return failed(f"error: {error}")
+        except Exception as error:
+            if (message := explain(error)) is None:
+                raise
+            return failed(f"error: {message}")
+        if out.fault:
+            return failed(f"error: not all of the output could be written: {out.fault.strerror}")
         return code or 0
-    except SystemExit as done:  # argparse after --help and --version
-        return int(done.code or 0)
-    except BrokenPipeError:  # the reader of our output has gone, as in `inspect ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
-    except KeyboardInterrupt:
-        return failed("interrupted")
-    except (VcutError, OSError) as error:
-        return failed(f"error: {error}")
-    except Exception as error:
-        if (message := explain(error)) is None:
-            raise
-        return failed(f"error: {message}")
+
+
+def printable(text: str) -> str:
+    """One line: what would end it, steer a terminal, turn its letters round or fit no encoding becomes an escape."""
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+class _Lasting:
+    """A stream that stops nothing: what it cannot take is dropped, and any fault but a reader's leaving is kept."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self.fault: OSError | None = None
+        if hasattr(stream, "reconfigure"):
+            # a name that the encoding lacks is shown with escapes
+            stream.reconfigure(errors="backslashreplace")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        """Write, or drop."""
+        with self._dropping():
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, or drop."""
+        with self._dropping():
+            self.stream.flush()
+
+    @contextlib.contextmanager
+    def _dropping(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if not isinstance(error, BrokenPipeError):
+                self.fault = self.fault or error
+            # what waits in the buffer would fail again at the end of the process
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+
+
+@contextlib.contextmanager
+def _lasting_streams() -> Iterator[_Lasting]:
+    """Make stdout and stderr streams that stop nothing, also if they were closed at the start; yield stdout."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # the number would go to the next file that is opened, and messages would go into it
+            os.open(os.devnull, os.O_RDWR)
+    out, err = (_Lasting(stream or open(os.devnull, "w")) for stream in (sys.stdout, sys.stderr))  # noqa: PTH123, SIM115
+    with contextlib.redirect_stdout(cast(TextIO, out)), contextlib.redirect_stderr(cast(TextIO, err)):
+        yield out
 
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP raise KeyboardInterrupt in the block, so that no partial file stays behind.
+    """Let SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt with their number in the block.
 
-    Only the first signal counts: a closed terminal sends several, and the next would stop the tidying up. A signal
-    that is ignored (``nohup``) stays ignored. Nothing changes outside of the main thread, which alone gets signals.
+    So no partial file stays behind. Only the first signal counts: a closed terminal sends several, and an impatient
+    user too, and the next would stop the tidying up. A signal that is ignored (``nohup``) stays ignored. Nothing
+    changes outside of the main thread, which alone gets signals.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -101,7 +171,7 @@ def stoppable() -> Iterator[None]:
     def stop(signum: int, frame: FrameType | None) -> None:
         for number in before:
             signal.signal(number, signal.SIG_IGN)
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(signum)
 
     try:
         for number in before:

@@ -8,13 +8,23 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePath
+from typing import IO, Any
 
 from weights_tools.errors import OutputExistsError, VcutError
 
 Replaceable = Callable[[PurePath], bool]
 """Whether a file of this path within an existing folder may be lost when the folder is overwritten."""
+
+ROOM = ".vcut-"
+"""Beginning of the names of the hidden folders that outputs are written in."""
+
+_FULL = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "a file may not be that large here",
+}
 
 
 @contextlib.contextmanager
@@ -25,7 +35,7 @@ def replacing(
 
     The yielded path has the name of ``path`` and lies in a hidden folder beside it, so that the suffix is right for
     encoders and the final move stays within one file system. Whatever ends the block early, an interrupt included,
-    leaves ``path`` as it was and removes what was written.
+    leaves ``path`` as it was and removes what was written. What a killed process left beside ``path`` is removed too.
 
     Overwriting a folder never loses what does not belong to it: a folder is not replaced by a file, nor a file by a
     folder, and a folder only if it holds nothing but ``replaceable`` files.
@@ -39,45 +49,104 @@ def replacing(
     Raises:
         OutputExistsError: ``path`` exists and ``overwrite`` is false, or it is not to be replaced; checked at the
             start and at the end.
-        VcutError: the folder is missing or not writable, the disk is full, ``path`` is a device.
+        VcutError: the folder is missing, goes away or is not writable, the disk is full, ``path`` is a device or
+            no name for a file.
     """
     path = Path(path)
     _check_target(path, overwrite)
     if replaceable is not None:
         check_folder(path, overwrite, replaceable)
-    try:
-        room = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    except OSError as error:
-        raise VcutError(f"cannot write into the folder {path.parent}: {error.strerror}") from error
-    try:
+    with _room(path.parent) as room:
+        new = room / "new" / path.name
         try:
-            yield room / path.name
+            yield new
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise VcutError(f"the disk is full: {path} was not written") from error
+            if reason := _FULL.get(error.errno or 0):
+                raise VcutError(f"{reason}: {path} was not written") from error
+            if not room.exists():
+                raise VcutError(f"{path} was not written: what lay in {path.parent} was removed") from error
             raise
-        new = room / path.name
+        if not os.path.lexists(new):
+            raise VcutError(f"nothing was written to {path}")
         if new.is_dir():
             check_folder(path, overwrite, replaceable or _alike(new))
         else:
             check_file(path, overwrite)
         try:
-            _move(new, path, aside=room / "replaced")
+            _move(new, path, room / "old" / path.name, overwrite)
+        except FileExistsError as error:
+            raise OutputExistsError(f"{path} appeared meanwhile and is kept") from error
         except OSError as error:
             raise VcutError(f"cannot put the finished output at {path}: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def _room(folder: Path) -> Iterator[Path]:
+    """A hidden folder within ``folder``. It is locked while it is in use, so a leftover is one that is not."""
+    try:
+        remove_leftovers(folder)
+        room, lock = _locked_room(folder)
+    except OSError as error:
+        raise VcutError(f"cannot write into the folder {folder}: {error.strerror}") from error
+    try:
+        for name in ("new", "old"):
+            (room / name).mkdir()
+        yield room
     finally:
-        shutil.rmtree(room, ignore_errors=True)
+        _remove(room, lock)
 
 
-def remove_leftovers(folder: Path, names: Container[str]) -> None:
-    """Remove what :func:`replacing` leaves in ``folder`` if it is killed while it writes one of ``names``."""
-    if not folder.is_dir():
-        return
-    for entry in folder.iterdir():
-        # the eight characters are tempfile's
-        room = re.fullmatch(r"\.(.+)\.[a-z0-9_]{8}", entry.name)
-        if room and room[1] in names:
-            shutil.rmtree(entry, ignore_errors=True)
+def _locked_room(folder: Path) -> tuple[Path, IO[Any]]:
+    while True:
+        room = Path(tempfile.mkdtemp(prefix=ROOM, dir=folder))
+        # until it is locked, another process may take the room for a leftover and remove it
+        with contextlib.suppress(FileNotFoundError):
+            lock = (room / "lock").open("wb")
+            if lock_alone(lock) is not False and (room / "lock").exists():
+                return room, lock
+            lock.close()
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a killed :func:`replacing` left in ``folder``, and give back an old output that it had moved."""
+    with os.scandir(folder) as entries:
+        rooms = [folder / entry.name for entry in entries if entry.name.startswith(ROOM)]
+    for room in rooms:
+        with contextlib.suppress(OSError):
+            if not (room / "lock").exists():
+                room.rmdir()
+                continue
+            with (room / "lock").open("r+b") as lock:
+                if not lock_alone(lock):
+                    continue
+                for old in room.glob("old/*"):
+                    if not os.path.lexists(folder / old.name):
+                        old.rename(folder / old.name)
+                _remove(room, lock)
+
+
+def _remove(room: Path, lock: IO[Any]) -> None:
+    # the lock goes last: without it, what a kill leaves here would not be known as a leftover
+    for name in ("new", "old"):
+        shutil.rmtree(room / name, ignore_errors=True)
+    lock.close()
+    shutil.rmtree(room, ignore_errors=True)
+
+
+def lock_alone(file: IO[Any]) -> bool | None:
+    """Lock an open file for this process, until it closes it or ends; False if another process holds it.
+
+    None where there are no such locks: on Windows, and on some network file systems.
+    """
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):
+        return None
+    return True
 
 
 def check_file(path: Path, overwrite: bool) -> None:
@@ -121,7 +190,28 @@ def _alike(new: Path) -> Replaceable:
     return lambda file: pattern(file) in patterns
 
 
+def check_name(path: Path) -> None:
+    """Raise unless there can be a file of this name: neither it nor its path is too long, and it has no null.
+
+    The folders that it lies in need not be there yet; their names are checked in the nearest one that is.
+    """
+    # unlike Path.is_dir, this raises nothing
+    there = next(parent for parent in path.absolute().parents if os.path.isdir(parent))  # noqa: PTH112
+    within = path.parent / f"{ROOM}12345678" / "new" / path.name
+    for each in (within, *(there / name for name in path.absolute().relative_to(there).parts)):
+        try:
+            each.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise VcutError(f"{path} cannot be written: {reason}") from error
+
+
 def _check_target(path: Path, overwrite: bool) -> None:
+    check_name(path)
+    if not path.parent.is_dir():
+        raise VcutError(f"{path}: there is no folder {path.parent}")
     if not os.path.lexists(path):
         return
     if path.exists() and not (path.is_file() or path.is_dir()):
@@ -130,11 +220,11 @@ def _check_target(path: Path, overwrite: bool) -> None:
         raise OutputExistsError(f"{path} exists already; choose another name or ask to overwrite it")
 
 
-def _move(new: Path, path: Path, aside: Path) -> None:
-    if not os.path.lexists(new):
-        raise VcutError(f"nothing was written to {path}")
+def _move(new: Path, path: Path, aside: Path, overwrite: bool) -> None:
+    """Put ``new`` in its place. Without ``overwrite``, FileExistsError if there is a file by now."""
     if not (new.is_dir() or path.is_dir()):
-        new.replace(path)
+        if overwrite or not _linked(new, path):
+            new.replace(path)
         return
     # a folder cannot be replaced in one step: the old one steps aside, and comes back if the move fails
     try:
@@ -145,3 +235,14 @@ def _move(new: Path, path: Path, aside: Path) -> None:
         if os.path.lexists(aside) and not os.path.lexists(path):
             aside.rename(path)
         raise
+
+
+def _linked(new: Path, path: Path) -> bool:
+    """Link ``new`` to ``path``, which unlike a move never replaces; False where the file system has no links."""
+    try:
+        path.hardlink_to(new)
+    except FileExistsError:
+        raise
+    except OSError:
+        return False
+    return True

@@ -61,7 +61,13 @@ FAULTS = {
     "": "the following arguments are required: COMMAND",
     "make": "invalid choice: 'make'",
     "generate": "the following arguments are required: PICTURE",
-    "generate photo.jpg --frame 3": "unrecognized arguments: --frame 3",
+    "photo.jpg": "there is no command 'photo.jpg': did you mean vcut generate photo.jpg?",
+    "missing.jpg -o x.mp4": "did you mean vcut generate missing.jpg?",
+    "twins": "did you mean vcut generate twins?",
+    "generate photo.jpg --frame 3": "unrecognized arguments: --frame 3: did you mean --frames? (see vcut gener",
+    "cost --preset vcut extra more": "unrecognized arguments: more (see vcut cost --help)",
+    "--verbos generate photo.jpg": "did you mean --verbose? (see vcut --help)",
+    "generate gone\x1b[31m.jpg": r"gone\x1b[31m.jpg: no such file",
     "generate photo.jpg --steps": "expected one argument",
     # pictures
     "generate missing.jpg": "missing.jpg: no such file",
@@ -213,7 +219,6 @@ def test_a_folder_that_cannot_be_written_is_refused(capsys: pytest.CaptureFixtur
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"), "out of memory; reduce"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "out of memory; reduce"),
         (RuntimeError("MPS backend out of memory"), "out of memory; reduce"),
-        (KeyboardInterrupt(), "vcut: interrupted"),
         (OSError(28, "No space left on device"), "No space left on device"),
     ],
 )
@@ -234,6 +239,17 @@ def test_a_run_that_fails_says_so_and_leaves_nothing(
     assert says in err
     assert err.count("\n") == 1
     assert snapshot(workplace) == before
+
+
+def test_an_interrupt_ends_as_shells_expect(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def load(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vcut.loading.load", load)
+    assert cli.main(["generate", "photo.jpg", "--model", "tiny"]) == 130
+    assert capsys.readouterr().err == "vcut: interrupted\n"
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,7 +308,7 @@ def test_an_interrupted_run_leaves_no_partial_file(workplace: Path, stop: signal
     time.sleep(0.5)
     process.send_signal(stop)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 2
+    assert process.returncode == 128 + stop
     assert err.splitlines()[-1] == "vcut: interrupted"
     assert "Traceback" not in err
     assert snapshot(workplace) == before

@@ -21,6 +21,7 @@ from vcut.sweeps.manifest import Record
 from vcut.sweeps.settings_table import Setting, from_presets
 from vcut.sweeps.suite import Picture
 from vcut.sweeps.sweep import Key, Sweep, Task
+from weights_tools.outputs import lock_alone
 
 
 @dataclasses.dataclass
@@ -300,19 +301,21 @@ def test_an_interrupt_says_what_is_safe(out: Path, pictures: tuple[Picture, ...]
     assert len(go_on(out, asked, tasks).lines) == 15
 
 
-def test_leftovers_of_a_killed_run_go_and_those_of_other_clips_stay(
+def test_leftovers_of_a_killed_run_go_and_those_of_a_run_at_work_stay(
     out: Path, pictures: tuple[Picture, ...]
 ) -> None:
     asked, tasks = make_sweep(pictures)
-    own = out / "vcut" / ".picture 0-0.mp4.a8_bcdef"
-    others = [out / "vcut" / name for name in (".picture 9-0.mp4.a8_bcdef", ".picture 0-0.mp4.mine")]
     sweep.write(out, asked)
-    for folder in (own, *others):
-        folder.mkdir(parents=True)
-        (folder / "file").write_text("half a clip")
-    go_on(out, asked, tasks)
-    assert not own.exists()
-    assert all(folder.exists() for folder in others)
+    left, at_work = (out / folder / ".vcut-a8_bcdef" for folder in ("vcut/latents", "vcut"))
+    for room in (left, at_work):
+        (room / "new").mkdir(parents=True)
+        (room / "new" / "picture 0-0.mp4").write_text("half a clip")
+        (room / "lock").touch()
+    with (at_work / "lock").open() as lock:
+        assert lock_alone(lock)
+        go_on(out, asked, tasks)
+    assert not left.exists()
+    assert (at_work / "new" / "picture 0-0.mp4").exists()
 
 
 def test_weights_are_hashed_by_what_is_in_their_files_wherever_they_lie(tmp_path: Path) -> None:

@@ -126,12 +126,12 @@ def test_an_interrupt_is_said_and_leaves_nothing(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("weights_tools.convert.write", interrupt)
-    assert cli.main(["convert", str(source), str(tmp_path / "o.safetensors"), "--to", "vcut", *HEADS]) == 2
+    assert cli.main(["convert", str(source), str(tmp_path / "o.safetensors"), "--to", "vcut", *HEADS]) == 130
     assert capsys.readouterr().err == "vcut-weights: interrupted\n"
     assert [path.name for path in tmp_path.iterdir()] == ["svd_xt.safetensors"]
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_a_signal_ends_a_conversion_as_an_interrupt_does(
     source: Path,
     tmp_path: Path,
@@ -148,7 +148,8 @@ def test_a_signal_ends_a_conversion_as_an_interrupt_does(
 
     monkeypatch.setattr("weights_tools.convert.write", terminate)
     inherited = signal.signal(number, signal.SIG_DFL)  # nohup ignores SIGHUP, and so would the command
-    assert cli.main(["convert", str(source), str(tmp_path / "o.safetensors"), "--to", "vcut", *HEADS]) == 2
+    target = str(tmp_path / "o.safetensors")
+    assert cli.main(["convert", str(source), target, "--to", "vcut", *HEADS]) == 128 + number
     assert capsys.readouterr().err == "vcut-weights: interrupted\n"
     assert [path.name for path in tmp_path.iterdir()] == ["svd_xt.safetensors"]
     assert signal.signal(number, inherited) == signal.SIG_DFL

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 
+from weights_tools import outputs
 from weights_tools.errors import OutputExistsError, VcutError
-from weights_tools.outputs import Replaceable, replacing
+from weights_tools.outputs import Replaceable, check_name, lock_alone, remove_leftovers, replacing
 
 
 def names(folder: Path) -> list[str]:
@@ -144,7 +147,7 @@ def test_a_link_to_a_folder_is_not_looked_through(tmp_path: Path) -> None:
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with (
-        pytest.raises(VcutError, match=r"cannot write into the folder .*nowhere"),
+        pytest.raises(VcutError, match=r"there is no folder .*nowhere"),
         replacing(tmp_path / "nowhere" / "out.bin"),
     ):
         pytest.fail("the block ran")
@@ -161,13 +164,34 @@ def test_a_folder_without_permission_is_named(tmp_path: Path) -> None:
         pytest.fail("the block ran")
 
 
-def test_a_full_disk_is_said_in_a_sentence(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [
+        (errno.ENOSPC, "the disk is full"),
+        (errno.EDQUOT, "the disk quota is used up"),
+        (errno.EFBIG, "a file may not be that large here"),
+    ],
+)
+def test_a_full_disk_is_said_in_a_sentence(tmp_path: Path, number: int, says: str) -> None:
     def fill() -> None:
         with replacing(tmp_path / "out.bin"):
-            raise OSError(errno.ENOSPC, "No space left on device")
+            raise OSError(number, os.strerror(number))
 
-    with pytest.raises(VcutError, match=r"the disk is full: .*out\.bin was not written"):
+    with pytest.raises(VcutError, match=rf"{says}: .*out\.bin was not written"):
         fill()
+
+
+def test_a_folder_that_goes_away_is_said_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+
+    def write() -> None:
+        with replacing(tmp_path / "gone" / "out.bin") as temporary:
+            shutil.rmtree(tmp_path / "gone")
+            temporary.write_text("new")
+
+    with pytest.raises(VcutError, match=r"out\.bin was not written: what lay in .*gone was removed"):
+        write()
+    assert names(tmp_path) == []
 
 
 @pytest.mark.skipif(not Path("/dev/null").exists(), reason="needs a device file")
@@ -184,3 +208,108 @@ def test_writing_nothing_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(VcutError, match="nothing was written"):
         nothing()
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("length", [240, 255])
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_any_name_that_a_file_can_have_is_written(tmp_path: Path, length: int, kind: str) -> None:
+    target = tmp_path / "é".ljust(length - 1, "x")
+    assert len(os.fsencode(target.name)) == length
+    overwrite(target, kind, "a")
+    overwrite(target, kind, "a")
+    assert names(tmp_path) == [target.name]
+
+
+@pytest.mark.parametrize("name", ["x" * 256, "é" * 128, "null\0", "deep/" * 900 + "x"])
+@pytest.mark.parametrize("folder", [".", "not/there/yet"])
+def test_a_name_that_no_file_can_have_is_refused_before_any_work(
+    tmp_path: Path, name: str, folder: str
+) -> None:
+    with pytest.raises(VcutError, match="cannot be written"):
+        check_name(tmp_path / folder / name)
+    with pytest.raises(VcutError, match="cannot be written"), replacing(tmp_path / folder / name):
+        pytest.fail("the block ran")
+    assert names(tmp_path) == []
+
+
+def left_by_a_kill(folder: Path) -> Path:
+    room = folder / ".vcut-a8_bcdef"
+    for name in ("new", "old"):
+        (room / name).mkdir(parents=True)
+    (room / "lock").touch()
+    (room / "new" / "clip").write_text("half")
+    return room
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_output(tmp_path: Path) -> None:
+    left_by_a_kill(tmp_path)
+    (tmp_path / ".vcut-empty000").mkdir()
+    (tmp_path / ".vcut-mine").write_text("a file of the user's own")
+    overwrite(tmp_path / "other", "file", "a")
+    assert names(tmp_path) == [".vcut-mine", "other"]
+
+
+def test_an_output_at_work_is_no_leftover(tmp_path: Path) -> None:
+    with replacing(tmp_path / "a") as first, replacing(tmp_path / "b") as second:
+        for temporary in (first, second):
+            temporary.write_text("whole")
+    assert names(tmp_path) == ["a", "b"]
+
+
+def test_an_old_folder_that_a_killed_process_had_moved_comes_back(tmp_path: Path) -> None:
+    room = left_by_a_kill(tmp_path)
+    for name in ("clip", "other"):
+        make(room / "old" / name, "folder", "000.png")
+    make(tmp_path / "other", "folder", "new.png")
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == ["clip", "other"]
+    assert (names(tmp_path / "clip"), names(tmp_path / "other")) == (["000.png"], ["new.png"])
+
+
+def test_a_room_that_is_taken_for_a_leftover_before_it_is_locked_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process may clean up between any two calls of this one."""
+    times = iter(range(9))
+
+    def cleaning(file: IO[Any]) -> bool | None:
+        if next(times) == 0:
+            remove_leftovers(tmp_path)
+        return lock_alone(file)
+
+    monkeypatch.setattr("weights_tools.outputs.lock_alone", cleaning)
+    overwrite(tmp_path / "out", "file", "a")
+    assert names(tmp_path) == ["out"]
+
+
+def test_a_file_that_appears_at_the_last_moment_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two processes that write one output the first to finish wins."""
+    target = tmp_path / "out"
+    check = outputs.check_file
+
+    def appears(path: Path, overwrite: bool) -> None:
+        check(path, overwrite)
+        path.write_text("theirs")
+
+    monkeypatch.setattr(outputs, "check_file", appears)
+
+    def write() -> None:
+        with replacing(target) as temporary:
+            temporary.write_text("ours")
+
+    with pytest.raises(OutputExistsError, match="appeared meanwhile"):
+        write()
+    assert target.read_text() == "theirs"
+    assert names(tmp_path) == ["out"]
+
+
+def test_where_there_are_no_links_a_file_is_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(self: Path, target: Path) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "hardlink_to", refused)
+    with replacing(tmp_path / "out") as temporary:
+        temporary.write_text("ours")
+    assert names(tmp_path) == ["out"]

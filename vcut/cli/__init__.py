@@ -7,8 +7,11 @@ its options are made, when it is used: ``vcut --help`` answers at once.
 from __future__ import annotations
 
 import argparse
+import functools
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from vcut.cli import audit, compare, cost, generate, options, score, sweep, version
@@ -18,15 +21,18 @@ from weights_tools import command
 
 def run() -> NoReturn:
     """The ``vcut`` script."""
+    # read when torch is loaded; threads that spin while they wait keep each other from working on a busy machine
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.exit(main())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line, by default this process's, and return its exit code. Raises nothing but bugs."""
-    return command.run(_parser, "vcut", argv, explain=_explain)
+    words = sys.argv[1:] if argv is None else argv
+    return command.run(functools.partial(_parser, words), "vcut", words, explain=_explain)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     parser = command.Parser(
         prog="vcut",
         description="Stable Video Diffusion, and VCUT, the training-free cut of its computation.",
@@ -36,6 +42,9 @@ def _parser() -> argparse.ArgumentParser:
     for subcommand in (generate, sweep, score, compare, audit, cost):
         subcommand.add(commands)
     version.add(parser, commands.choices.values())
+    first = next(iter(words), "")
+    if first not in commands.choices and (Path(first).suffix or os.path.lexists(first)):
+        parser.error(f"there is no command {first!r}: did you mean vcut generate {first}?")
     return parser
 
 

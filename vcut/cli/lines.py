@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from collections.abc import Callable
+
+from weights_tools.command import printable
 
 Say = Callable[[str], None]
 """Takes a line that tells the user something."""
@@ -16,18 +17,15 @@ def silent(line: str) -> None:
 
 
 def say(line: str) -> None:
-    """Print a line at once. A reader that has gone (``| head``) does not stop the clips."""
-    try:
-        with _beside_bars():
-            print(line, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Print a line at once."""
+    with _beside_bars():
+        print(printable(line), flush=True)
 
 
 def warn(line: str) -> None:
     """Print a line on stderr, under the command's name."""
     with _beside_bars():
-        print(f"vcut: {line}", file=sys.stderr, flush=True)
+        print(f"vcut: {printable(line)}", file=sys.stderr, flush=True)
 
 
 def _beside_bars() -> contextlib.AbstractContextManager[None]:

@@ -124,7 +124,7 @@ def _make(
     tasks = sweep.shard_of(every, shard.number, shard.of)
     complete = sweep.find_complete(args.output, tasks, records, latents=args.keep_latents)
     if args.dry_run:
-        lines.say(str(_bill(tasks, complete, records, config, args)))
+        print(_bill(tasks, complete, records, config, args))
         return
     sweep.write(args.output, whole)
     say(f"sweep    {len(tasks)} clips in {args.output}, {len(complete)} of them there already")

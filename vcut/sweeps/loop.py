@@ -94,7 +94,8 @@ def gather(
     ):
         pace = Pace(tasks)
         try:
-            _tidy(out, tasks)
+            for folder in (out, *out.glob("*/"), *out.glob("*/latents/")):
+                remove_leftovers(folder)
             for task, outcome in outcomes:
                 pace.left[task.setting] -= 1
                 if isinstance(outcome, Record):
@@ -131,16 +132,6 @@ def one_by_one(tasks: Iterable[Task], make: Maker) -> Iterator[tuple[Task, Outco
 
 def _safe(made: int, total: int, out: Path) -> str:
     return f"{made} of {total} clips are safe in {out}, and the same command goes on from there"
-
-
-def _tidy(out: Path, tasks: Sequence[Task]) -> None:
-    """Remove what a killed run left of these clips. Clips of other shards, maybe at work, are left alone."""
-    owned: dict[Path, set[str]] = {}
-    for task in tasks:
-        for file in (out / task.file, out / task.latents):
-            owned.setdefault(file.parent, set()).add(file.name)
-    for folder, names in owned.items():
-        remove_leftovers(folder, names)
 
 
 def _duration(seconds: float) -> str:

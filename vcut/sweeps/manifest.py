@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vcut.errors import ConfigError, VcutError
+from weights_tools.outputs import lock_alone
 
 SWEEP = "sweep.json"
 """Name of the file that says what the sweep is."""
@@ -123,17 +124,11 @@ def alone(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise VcutError(f"{path} cannot be written: {error.strerror}") from error
     with file:
-        try:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        # where there are no locks it is up to the user
+        if lock_alone(file) is False:
             raise VcutError(
                 f"another process is at work on {path}: wait for it, or share the clips with --shard 0/2 and 1/2"
-            ) from error
-        except (ImportError, OSError):
-            # Windows and some network file systems have no such locks: there it is up to the user
-            pass
+            )
         yield path
 
 
