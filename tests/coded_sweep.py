@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from sweep_samples import describe
 
 from vcut import media
 from vcut.sweeps import manifest
@@ -59,7 +60,7 @@ def write_sweep(
                 file = f"{setting}/{name}-{index}{suffix}"
                 media.write(clip(number), out / file if suffix else f"{out / file}/", FPS)
                 manifest.append(out / "manifest.jsonl", record(setting, name, index, file))
-    (out / "sweep.json").write_text(json.dumps({"settings": {name: {} for name in settings}}))
+    manifest.write_sweep(out, describe(settings))
     return manifest.read(out)
 
 

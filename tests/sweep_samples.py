@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from safetensors.torch import save_file
 
 from vcut import media
 from vcut.sweeps import manifest
-from vcut.sweeps.manifest import Record
+from vcut.sweeps.manifest import Record, Sweep
 
 NOISE = {"baseline": 0.0, "lossless": 0.0, "c17": 0.05}
 """Deviation of the noise in each setting's clips."""
@@ -37,7 +36,7 @@ def write_sweep(
         Image.fromarray(_bytes(future[:1])[0]).save(pictures / f"scene{i}.png")
     for setting in settings:
         (out / setting / "latents").mkdir(parents=True)
-    (out / "sweep.json").write_text(json.dumps({"settings": {setting: {} for setting in settings}}))
+    manifest.write_sweep(out, describe(settings))
     records = []
     for setting in settings:
         for i, future in enumerate(futures):
@@ -81,6 +80,21 @@ def write_sweep(
                 manifest.append(out / "manifest.jsonl", record)
                 records.append(record)
     return records
+
+
+def describe(settings: Sequence[str]) -> Sweep:
+    """A ``sweep.json`` with these settings, in this order."""
+    return Sweep(
+        model="tiny",
+        weights_sha256="0" * 64,
+        dtypes={},
+        threads=1,
+        clips=1,
+        seed=0,
+        enlarge=1,
+        settings={setting: {} for setting in settings},
+        images={},
+    )
 
 
 def moving_square(number: int) -> torch.Tensor:

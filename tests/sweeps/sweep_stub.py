@@ -12,9 +12,10 @@ from torch import Tensor
 
 from vcut.config import TINY, Preset, SVDConfig
 from vcut.settings import Run
+from vcut.sweeps.manifest import Sweep
 from vcut.sweeps.settings_table import Setting, from_presets
 from vcut.sweeps.suite import Picture
-from vcut.sweeps.sweep import Sweep, Task, all_tasks
+from vcut.sweeps.sweep import Task, all_tasks
 
 PRESETS = ("baseline", "lossless", "vcut")
 

@@ -28,14 +28,14 @@ def measured(tmp_path: Path, number: int) -> tuple[float, float, int]:
     pictures = make_pictures(tmp_path / "pictures", number)
     asked, tasks = make_sweep(pictures, settings, clips=1)
     out = tmp_path / "OUT"
-    sweep.write(out, asked)
+    manifest.write_sweep(out, asked)
     peaks: list[int] = []
 
     def note_peak(line: str) -> None:
         peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
     # the first clip loads the encoder
-    clip.make_clip(Stub(tasks[0].run.preset), tasks[0], asked, out)  # type: ignore[arg-type]
+    clip.make_clip(Stub(tasks[0].run.preset), tasks[0], asked, out, False, print)  # type: ignore[arg-type]
     begun = time.thread_time()
     make = clip.clip_maker(Stub, asked, out)  # type: ignore[arg-type]
     loop.gather(tasks, loop.one_by_one(tasks, make), out, say=note_peak, warn=pytest.fail)
@@ -68,7 +68,7 @@ def test_vbenchs_suite_in_three_settings_costs_no_more(
 
 def test_no_clip_leaves_anything_in_memory(tmp_path: Path) -> None:
     asked, tasks = make_sweep(make_pictures(tmp_path / "pictures", 40), clips=1)
-    sweep.write(tmp_path / "OUT", asked)
+    manifest.write_sweep(tmp_path / "OUT", asked)
     held: list[int] = []
 
     def note_held(line: str) -> None:

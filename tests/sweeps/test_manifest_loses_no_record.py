@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sweep_samples import describe
 
 from vcut.errors import ConfigError
 from vcut.sweeps import manifest
@@ -58,7 +59,7 @@ def test_a_folder_without_a_manifest_has_no_records(tmp_path: Path) -> None:
 
 
 def test_records_come_in_the_order_of_the_sweeps_settings_then_name_then_index(tmp_path: Path) -> None:
-    (tmp_path / "sweep.json").write_text(json.dumps({"settings": {"vcut": {}, "baseline": {}}}))
+    manifest.write_sweep(tmp_path, describe(["vcut", "baseline"]))
     keys = [("vcut", "b", 0), ("vcut", "b", 1), ("vcut", "c", 0), ("baseline", "a", 0), ("added", "a", 0)]
     made = [dataclasses.replace(RECORD, setting=s, name=n, index=i) for s, n, i in keys]
     put(tmp_path, *made[3:], name="manifest-1-of-2.jsonl")

@@ -16,7 +16,8 @@ from sweep_stub import make_pictures, make_sweep
 from vcut.errors import OutOfMemoryError, PictureError, VcutError
 from vcut.sweeps import manifest, ray
 from vcut.sweeps.clip import Maker, Outcome
-from vcut.sweeps.sweep import Key, Task
+from vcut.sweeps.manifest import Key
+from vcut.sweeps.sweep import Task
 
 pytest.importorskip("ray")
 pytestmark = pytest.mark.slow

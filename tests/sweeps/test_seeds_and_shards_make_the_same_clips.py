@@ -16,7 +16,7 @@ from vcut.settings import check_seed
 from vcut.sweeps.settings_table import from_presets
 from vcut.sweeps.shards import Shard, from_environment
 from vcut.sweeps.suite import Picture
-from vcut.sweeps.sweep import all_tasks, seed_of, shard_of
+from vcut.sweeps.sweep import all_tasks, seed_of
 
 PICTURES = tuple(Picture(f"p{i}", Path(f"p{i}.png")) for i in range(7))
 
@@ -54,7 +54,7 @@ def test_shards_are_a_partition_and_each_setting_is_spread_over_all(
     shards: int, clips: int, number: int
 ) -> None:
     _, tasks = make_sweep(PICTURES[:number], clips=clips)
-    parts = [shard_of(tasks, shard, shards) for shard in range(shards)]
+    parts = [Shard(number, shards).part(tasks) for number in range(shards)]
     assert sorted(task.key for part in parts for task in part) == sorted(task.key for task in tasks)
     assert len({task.key for task in tasks}) == len(tasks)
     for setting in PRESETS:

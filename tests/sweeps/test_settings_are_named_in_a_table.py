@@ -62,11 +62,12 @@ def test_what_a_manifest_holds_of_a_setting_reads_back(tmp_path: Path) -> None:
         ("[c17]\nseed = 3", r"table \[c17\]: seed is the same for all settings of a sweep: --seed"),
         ("[c17]\nclips = 3", r"table \[c17\]: clips is the same"),
         ("[scores]\ncut = 3", r"table \[scores\]: 'scores' cannot be the name"),
+        ("[vbench]", r"table \[vbench\]: 'vbench' cannot be the name"),
         ("['a/b']\ncut = 3", r"table \[a/b\]: 'a/b' cannot be the name"),
         ("['..']\ncut = 3", r"'..' cannot be the name"),
         ("cut = 17", r"settings.toml: cut stands outside of a table"),
         ("[c17", r"settings.toml cannot be read as TOML: Expected"),
-        ("", r"settings.toml has no table"),
+        ("", r"settings.toml: there is no table in it"),
         ("[a]\n[a]", r"settings.toml cannot be read as TOML"),
     ],
 )

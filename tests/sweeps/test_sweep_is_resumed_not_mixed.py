@@ -6,8 +6,9 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,10 +18,11 @@ from vcut import media
 from vcut.config import Preset
 from vcut.errors import ConfigError, NotFiniteError, VcutError
 from vcut.sweeps import clip, loop, manifest, sweep
-from vcut.sweeps.manifest import Record
+from vcut.sweeps.clip import Outcome
+from vcut.sweeps.manifest import Key, Record, Sweep
 from vcut.sweeps.settings_table import Setting, from_presets
 from vcut.sweeps.suite import Picture
-from vcut.sweeps.sweep import Key, Sweep, Task
+from vcut.sweeps.sweep import Task
 from weights_tools.outputs import lock_alone
 
 
@@ -53,7 +55,7 @@ def go_on(
     records = manifest.read(out)
     whole = sweep.join(out, asked, records)
     complete = sweep.find_complete(out, tasks, records, latents=latents)
-    sweep.write(out, whole)
+    manifest.write_sweep(out, whole)
     left = [task for task in tasks if task.key not in complete]
     make = clip.clip_maker(load, whole, out, latents=latents)  # type: ignore[arg-type]
     said.missing = loop.gather(
@@ -167,7 +169,7 @@ def test_settings_pictures_and_clips_can_be_added(out: Path, pictures: tuple[Pic
     assert not go_on(
         out, few, make_sweep(pictures[1:2], from_presets(["baseline"], [], {}), clips=1)[1]
     ).lines
-    whole = sweep.read(out)
+    whole = manifest.read_sweep(out)
     assert whole is not None
     assert (whole.clips, list(whole.settings), len(whole.images)) == (2, ["baseline", "lossless", "vcut"], 3)
     assert frames(out).keys() == {task.key for task in tasks}
@@ -216,10 +218,10 @@ def test_what_contradicts_is_refused_by_name(
 
 def test_what_has_no_clip_yet_may_change(out: Path, pictures: tuple[Picture, ...]) -> None:
     asked, tasks = make_sweep(pictures[:1], from_presets(["baseline"], [], {}))
-    sweep.write(out, asked)
+    manifest.write_sweep(out, asked)
     changed, tasks = make_sweep(pictures[:1], from_presets(["baseline"], [], {"steps": 3}), seed=5)
     assert len(go_on(out, changed, tasks).lines) == 2
-    assert sweep.read(out) == changed
+    assert manifest.read_sweep(out) == changed
 
 
 def test_files_of_no_sweep_are_left_alone(out: Path, pictures: tuple[Picture, ...]) -> None:
@@ -305,7 +307,7 @@ def test_leftovers_of_a_killed_run_go_and_those_of_a_run_at_work_stay(
     out: Path, pictures: tuple[Picture, ...]
 ) -> None:
     asked, tasks = make_sweep(pictures)
-    sweep.write(out, asked)
+    manifest.write_sweep(out, asked)
     left, at_work = (out / folder / ".vcut-a8_bcdef" for folder in ("vcut/latents", "vcut"))
     for room in (left, at_work):
         (room / "new").mkdir(parents=True)
@@ -344,30 +346,37 @@ def test_two_processes_do_not_write_one_manifest(out: Path) -> None:
         pass
 
 
-def test_an_estimate_weighs_settings_by_their_passes_until_they_are_known() -> None:
-    _, tasks = make_sweep((Picture("a", Path("a")),), clips=2)
-    passes = {task.setting: task.run.passes.passes for task in tasks}
-    assert passes == {"baseline": 50, "lossless": 50, "vcut": 41}
-    now = [100.0]
-    pace = loop.Pace(tasks, lambda: now[0])
-    pace.left["baseline"] -= 1
-    pace.add("baseline", 10.0)
-    now[0] += 10
-    assert pace.remaining() == pytest.approx(10 + 2 * 10 + 2 * 41 / 50 * 10)
-    pace.left["vcut"] -= 1
-    pace.add("vcut", 1.0)
-    now[0] += 1
-    a_pass = 11 / (50 + 41)
-    assert pace.remaining() == pytest.approx(10 + 2 * 50 * a_pass + 1)
-    # as if two workers had made them side by side
-    now[0] -= 5.5
-    assert pace.remaining() == pytest.approx((10 + 2 * 50 * a_pass + 1) / 2)
+def test_an_estimate_goes_by_the_passes_that_are_left_and_the_time_that_has_gone(
+    out: Path, pictures: tuple[Picture, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, tasks = make_sweep(pictures[:1], from_presets(["baseline", "vcut"], [], {}))
+    assert [task.run.passes.passes for task in tasks] == [50, 50, 41, 41]
+    manifest.write_sweep(out, asked)
+    now = 100.0
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: now))
+
+    def outcomes() -> Iterator[tuple[Task, Outcome]]:
+        nonlocal now
+        for task, record in loop.one_by_one(tasks, clip.clip_maker(Stub, asked, out)):  # type: ignore[arg-type]
+            # of which the model took most, or two workers side by side took half
+            now += 50
+            yield task, record
+
+    lines: list[str] = []
+    loop.gather(tasks, outcomes(), out, say=lines.append, warn=pytest.fail)
+    # 132 of 182 passes are left after 50 s, 82 after 100 s, 41 after 150 s
+    assert [line.rpartition("; ")[2] for line in lines] == [
+        "1 of 4, about 2 min left",
+        "2 of 4, about 82 s left",
+        "3 of 4, about 44 s left",
+        "4 of 4",
+    ]
 
 
 def test_records_are_of_one_clip_each(out: Path, pictures: tuple[Picture, ...]) -> None:
     asked, tasks = make_sweep(pictures[:1])
-    record = clip.make_clip(Stub(tasks[0].run.preset), tasks[0], asked, out)  # type: ignore[arg-type]
+    record = clip.make_clip(Stub(tasks[0].run.preset), tasks[0], asked, out, False, print)  # type: ignore[arg-type]
     assert isinstance(record, Record)
     assert manifest.read(out) == []
-    again = clip.make_clip(Stub(tasks[0].run.preset), tasks[0], asked, out)  # type: ignore[arg-type]
+    again = clip.make_clip(Stub(tasks[0].run.preset), tasks[0], asked, out, False, print)  # type: ignore[arg-type]
     assert again.frames_sha256 == record.frames_sha256

@@ -22,7 +22,7 @@ from sweep_stub import make_pictures
 
 from vcut import media
 from vcut.sweeps import manifest
-from vcut.sweeps.sweep import Key
+from vcut.sweeps.manifest import Key
 
 CLIPS = 40 * 2 * 3
 SETTINGS = """

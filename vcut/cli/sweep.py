@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from vcut.config import SVDConfig
     from vcut.loading import Found
     from vcut.sweeps.clip import Maker
-    from vcut.sweeps.manifest import Record
+    from vcut.sweeps.manifest import Key, Record, Sweep
     from vcut.sweeps.ray import Cluster
     from vcut.sweeps.settings_table import Setting
     from vcut.sweeps.suite import Picture
-    from vcut.sweeps.sweep import Key, Sweep, Task
+    from vcut.sweeps.sweep import Task
 
 EXAMPLES = """\
 examples:
@@ -92,24 +92,22 @@ def _make(
     """Make the clips of ``every`` that are left, here or on ``cluster``, or say what they will cost."""
     import torch
 
-    from vcut.sweeps import loop, manifest, ray, shards, sweep
-    from vcut.sweeps.clip import clip_maker
+    from vcut.sweeps import loop, manifest, ray, sweep
+    from vcut.sweeps.shards import Shard, from_environment
 
     say = lines.silent if args.quiet else lines.say
-    shard = (
-        shards.Shard(*args.shard) if args.shard else shards.from_environment({} if cluster else os.environ)
-    )
+    shard = Shard(*args.shard) if args.shard else from_environment({} if cluster else os.environ)
     if shard.of > 1:
         say(f"shard    {shard.number} of {shard.of}" + (f", from {shard.source}" if shard.source else ""))
     on_gpu = bool(cluster and cluster.gpus and args.device != "cpu")
     device = "cuda" if on_gpu else _own_device(models.device(args))
-    records, old = manifest.read(args.output), sweep.read(args.output)
+    records, old = manifest.read(args.output), manifest.read_sweep(args.output)
     if args.dry_run:
         # no weight is read: they are taken for those of the folder
         weights = records[0].weights_sha256 if records else ""
     else:
         model, weights = _weights(model, args, say)
-    asked = sweep.Sweep(
+    asked = manifest.Sweep(
         model=args.model,
         weights_sha256=weights,
         dtypes=_dtypes(args, device),
@@ -121,12 +119,12 @@ def _make(
         images={picture.name: str(picture.path) for picture in pictures},
     )
     whole = sweep.join(args.output, asked, records)
-    tasks = sweep.shard_of(every, shard.number, shard.of)
+    tasks = shard.part(every)
     complete = sweep.find_complete(args.output, tasks, records, latents=args.keep_latents)
     if args.dry_run:
         print(_bill(tasks, complete, records, config, args))
         return
-    sweep.write(args.output, whole)
+    manifest.write_sweep(args.output, whole)
     say(f"sweep    {len(tasks)} clips in {args.output}, {len(complete)} of them there already")
     left = [task for task in tasks if task.key not in complete]
     if cluster:
@@ -134,10 +132,7 @@ def _make(
         cores = args.cpus_per_worker or (1 if on_gpu else whole.threads)
         outcomes = ray.handed_out(cluster, left, start, cores=cores, gpu=on_gpu, warn=lines.warn)
     else:
-        torch.set_num_threads(whole.threads)
-        load = functools.partial(models.load, args, model, device)
-        make = clip_maker(load, whole, args.output, latents=args.keep_latents, say=say)
-        outcomes = loop.one_by_one(left, make)
+        outcomes = loop.one_by_one(left, _maker(args, model, device, whole, say))
     missing = loop.gather(
         left,
         outcomes,
@@ -157,21 +152,28 @@ def _make(
         lines.warn(says)
 
 
-def _start(args: argparse.Namespace, device: str | None, whole: Sweep, folder: Path) -> Maker:
-    """The function that makes clips on a worker of Ray, once its machine was found to have the same weights."""
+def _maker(
+    args: argparse.Namespace, model: str | Found, device: str | None, whole: Sweep, say: lines.Say
+) -> Maker:
+    """The function that makes clips in this process."""
     import torch
 
     from vcut.sweeps.clip import clip_maker
 
-    os.chdir(folder)
     torch.set_num_threads(whole.threads)
+    load = functools.partial(models.load, args, model, device)
+    return clip_maker(load, whole, args.output, latents=args.keep_latents, say=say)
+
+
+def _start(args: argparse.Namespace, device: str | None, whole: Sweep, folder: Path) -> Maker:
+    """The function that makes clips on a worker of Ray, once its machine was found to have the same weights."""
+    os.chdir(folder)
     found, weights = _weights(args.model, args, lines.silent)
     if weights != whole.weights_sha256:
         raise ConfigError(
             f"{args.model} has other weights on {platform.node()} than where the sweep was started"
         )
-    load = functools.partial(models.load, args, found, device)
-    return clip_maker(load, whole, args.output, latents=args.keep_latents)
+    return _maker(args, found, device, whole, lines.silent)
 
 
 def _settings(args: argparse.Namespace) -> tuple[Setting, ...]:
@@ -209,6 +211,7 @@ def _weights(model: str | Found, args: argparse.Namespace, say: lines.Say) -> tu
 
 
 def _dtypes(args: argparse.Namespace, device: str | None) -> dict[str, str]:
+    """Number types and the precision of products, on which the last bits of the clips depend."""
     import torch
 
     from vcut import loading
@@ -231,44 +234,24 @@ def _bill(
 ) -> Table:
     """Cost of the clips that are left, by setting."""
     import vcut
-    from vcut.analysis.text_table import Column, table
+    from vcut.analysis.text_table import Table
 
-    sizes = {
-        name: statistics.mean(record.bytes for record in records if record.setting == name)
-        for name in {record.setting for record in records}
-    }
-    rows = []
+    rows: list[tuple[Any, ...]] = []
     for setting, run in {task.setting: task.run for task in tasks}.items():
-        clips = [task for task in tasks if task.setting == setting]
-        left = sum(task.key not in complete for task in clips)
+        left = [task.key not in complete for task in tasks if task.setting == setting]
         macs = vcut.cost(config, settings=run.settings, preset=run.preset, memory=False).whole_run().total
         pixels = run.frames * run.height * run.width * args.enlarge**2
-        size = sizes.get(setting, pixels * BITS_PER_PIXEL / 8)
+        sizes = [record.bytes for record in records if record.setting == setting]
+        size = statistics.mean(sizes) if sizes else pixels * BITS_PER_PIXEL / 8
         size += math.prod(run.latent) * 4 * args.keep_latents
-        rows.append(
-            {
-                "name": setting,
-                "clips": len(clips),
-                "there": len(clips) - left,
-                "left": left,
-                "passes": left * run.passes.passes,
-                "macs": left * macs / 1e12,
-                "bytes": left * size / 1e6,
-            }
-        )
-    rows.append({"name": "all", **{key: sum(row[key] for row in rows) for key in rows[0] if key != "name"}})
-    columns = (
-        Column("clips", "clips", "{:,}".format),
-        Column("there", "there", "{:,}".format),
-        Column("left", "to make", "{:,}".format),
-        Column("passes", "UNet passes", "{:,}".format),
-        Column("macs", "tera MACs", "{:,.2f}".format),
-        Column("bytes", "MB", "{:,.2f}".format),
-    )
-    return table(
+        clips = len(left), len(left) - sum(left), sum(left)
+        costs = run.passes.passes, macs / 1e12, size / 1e6
+        rows.append((setting, *clips, *(sum(left) * cost for cost in costs)))
+    rows.append(("all", *(sum(column) for column in list(zip(*rows, strict=True))[1:])))
+    return Table(
         f"{args.output}: what is left to do with {config.name}",
-        columns,
-        rows,
+        ("", "clips", "there", "to make", "UNet passes", "tera MACs", "MB"),
+        tuple((row[0], *(f"{n:,}" for n in row[1:5]), *(f"{x:,.2f}" for x in row[5:])) for row in rows),
         (
             "MACs as in vcut cost, with attention products, CLIP and VAE, of the clips that are to be made.",
             f"MB as of the clips that are there, or at {BITS_PER_PIXEL} bit a pixel, more than most videos take.",
@@ -277,125 +260,47 @@ def _bill(
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    """Everything that ``vcut sweep`` takes, in four groups."""
+    """Everything that ``vcut sweep`` takes, in five groups."""
     from vcut.sweeps.suite import Suite
 
-    group = parser.add_argument_group("pictures in, clips out")
-    group.add_argument(
-        "images",
-        type=values.path,
-        metavar="IMAGES",
-        help="a folder of pictures, a file with a path a line, or VBench's vbench2_i2v_full_info.json",
-    )
-    group.add_argument(
-        "-o", "--output", type=values.path, metavar="OUT", required=True, help="the sweep's folder"
-    )
-    group.add_argument(
-        "--suite",
-        choices=get_args(Suite),
-        help="of VBench: all 1,118 prompts, or the 355 that are scored for more than camera motion, which no prompt "
-        "can tell to the model (default: quality)",
-    )
-    group.add_argument(
-        "--pictures", type=values.path, metavar="DIR", help="folder of VBench's pictures: data/crop/16-9"
-    )
-    group.add_argument(
-        "--clips", type=values.count, default=1, metavar="N", help="clips of each picture (default: 1)"
-    )
-    group.add_argument(
-        "--seed",
-        type=values.seed,
-        default=0,
-        metavar="N",
-        help="seeds are made from this, the picture's name and the clip's number; every setting has the same "
-        "(default: 0)",
-    )
-    group.add_argument(
-        "--shard",
-        type=values.shard,
-        metavar="I/N",
-        help="make every N-th clip, from number I = 0 .. N-1 on; started by torchrun, accelerate or Slurm, a process "
-        "knows its own (default: all clips)",
-    )
-    group.add_argument(
-        "--ray",
-        nargs="?",
-        const="local",
-        metavar="ADDRESS",
-        help="hand out the clips by Ray, one by one, to a worker for each GPU of the cluster with this head node; "
-        "alone, to workers on this machine",
-    )
-    group.add_argument(
-        "--cpus-per-worker",
-        type=values.count,
-        metavar="N",
-        help="cores of a worker of Ray (default: 1 beside a GPU, else --threads)",
-    )
-    group.add_argument(
-        "--threads",
-        type=values.count,
-        metavar="N",
-        help="threads of a process on a CPU. The last bits of its clips depend on them, so all processes of a sweep "
-        "have the same (default: what the sweep began with: torch's choice, or --cpus-per-worker)",
-    )
-    group.add_argument(
-        "--keep-latents", action="store_true", help="keep the sampler's last latents in OUT/SETTING/latents"
-    )
-    group.add_argument(
-        "--enlarge",
-        type=values.count,
-        default=1,
-        metavar="N",
-        help="write every pixel N times along each side (default: 1)",
-    )
-    group.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="make nothing: say how many clips, passes, MACs and bytes are left",
-    )
-    group.add_argument("--quiet", action="store_true", help="print only errors and notes on the model")
+    add = parser.add_argument_group("pictures in, clips out").add_argument
+    says = "a folder of pictures, a file with a path a line, or VBench's vbench2_i2v_full_info.json"
+    add("images", type=values.path, metavar="IMAGES", help=says)
+    add("-o", "--output", type=values.path, metavar="OUT", required=True, help="the sweep's folder")
+    says = "VBench's 1,118 prompts, or the 355 that are scored for more than camera motion (default: quality)"
+    add("--suite", choices=get_args(Suite), help=says)
+    add("--pictures", type=values.path, metavar="DIR", help="VBench's pictures: data/crop/16-9")
+    add("--clips", type=values.count, default=1, metavar="N", help="clips of each picture (default: 1)")
+    says = "seeds are made from this, the picture's name and the clip's number, for all settings (default: 0)"
+    add("--seed", type=values.seed, default=0, metavar="N", help=says)
+    says = "keep the sampler's last latents in OUT/SETTING/latents"
+    add("--keep-latents", action="store_true", help=says)
+    says = "write every pixel N times along each side (default: 1)"
+    add("--enlarge", type=values.count, default=1, metavar="N", help=says)
+    says = "make nothing: say how many clips, passes, MACs and bytes are left"
+    add("--dry-run", action="store_true", help=says)
+    add("--quiet", action="store_true", help="print only errors and notes on the model")
 
-    group = parser.add_argument_group("settings to compare")
-    group.add_argument(
-        "--preset",
-        dest="presets",
-        action="append",
-        choices=tuple(PRESETS),
-        help="a setting of this preset; may be repeated (default: vcut)",
-    )
-    group.add_argument(
-        "--cut",
-        dest="cuts",
-        action="append",
-        default=[],
-        type=values.cut,
-        metavar="N|none",
-        help="a setting of the preset vcut with this cut; may be repeated (default: the preset's, 17 of 25)",
-    )
-    group.add_argument(
-        "--settings",
-        type=values.path,
-        metavar="TOML",
-        help="instead of both, a file with a table for each setting: preset, tca, sca, and all of vcut.Settings",
-    )
+    add = parser.add_argument_group("settings to compare").add_argument
+    says = "a setting of this preset; may be repeated (default: vcut)"
+    add("--preset", dest="presets", action="append", choices=tuple(PRESETS), help=says)
+    says = "a setting of the preset vcut with this cut; may be repeated (default: the preset's, 17 of 25)"
+    add("--cut", dest="cuts", action="append", default=[], type=values.cut, metavar="N|none", help=says)
+    says = "instead of both, a file with a table for each setting: preset, tca, sca, and all of vcut.Settings"
+    add("--settings", type=values.path, metavar="TOML", help=says)
 
-    group = parser.add_argument_group("model")
-    models.add_model(group)
+    add = parser.add_argument_group("sharing the work").add_argument
+    says = "make every N-th clip from number I on, counted from 0 (default: as torchrun or Slurm say, or all)"
+    add("--shard", type=values.shard, metavar="I/N", help=says)
+    says = "hand out the clips by Ray to a worker for each GPU of this cluster; alone, on this machine"
+    add("--ray", nargs="?", const="local", metavar="ADDRESS", help=says)
+    says = "cores of a worker of Ray (default: 1 beside a GPU, else --threads)"
+    add("--cpus-per-worker", type=values.count, metavar="N", help=says)
+    says = "threads of a process on a CPU, the same for all of a sweep (default: as it began, or torch's)"
+    add("--threads", type=values.count, metavar="N", help=says)
 
+    models.add_model(parser.add_argument_group("model"))
     group = parser.add_argument_group("sampling, of all settings that do not say otherwise")
-    options.add_settings(
-        group,
-        *(
-            "size",
-            "fit",
-            "steps",
-            "after",
-            "embedding",
-            "guidance",
-            "frames",
-            "fps",
-            "motion_bucket",
-            "noise_aug",
-        ),
-    )
+    sampling = ("steps", "after", "embedding", "guidance", "frames", "fps", "motion_bucket", "noise_aug")
+    options.add_settings(group, "size", "fit", *sampling)
     models.add_speed(parser)

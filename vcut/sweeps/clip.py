@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
 
 from vcut import __version__, media
 from vcut.config import Preset
@@ -19,14 +18,13 @@ from vcut.media import images
 from vcut.media.clips import to_bytes
 from vcut.pipeline import Pipeline
 from vcut.sweeps import manifest
-from vcut.sweeps.manifest import Record
+from vcut.sweeps.manifest import Record, Sweep
 from vcut.sweeps.runner import Say, decode_with_less
-from vcut.sweeps.sweep import Sweep, Task
+from vcut.sweeps.sweep import Task
 from weights_tools.outputs import replacing
 
 CRF = 10
 """Quality of H.264 that VBench's sample script writes with."""
-
 
 Outcome = Record | PictureError | NotFiniteError
 """The record of a clip, or why there is none although others can be made."""
@@ -56,26 +54,18 @@ def clip_maker(
             pipe = None
             pipe, form = load(task.run.preset), task.form
         try:
-            return make_clip(pipe, task, sweep, out, latents=latents, say=say)
+            return make_clip(pipe, task, sweep, out, latents, say)
         except (PictureError, NotFiniteError) as error:
             return error
 
     return make
 
 
-def make_clip(
-    pipe: Pipeline,
-    task: Task,
-    sweep: Sweep,
-    out: Path,
-    *,
-    latents: bool = False,
-    say: Say = lambda line: None,
-) -> Record:
+def make_clip(pipe: Pipeline, task: Task, sweep: Sweep, out: Path, latents: bool, say: Say) -> Record:
     """Make the clip of ``task``, put it in its place in the folder ``out``, and return its record.
 
-    The clip replaces what is there. The record is to be appended to a manifest; until then the clip does not count.
-    Nothing else is written or kept, and clips are equal whatever was made before.
+    The clip replaces what is there; until the record is appended to a manifest it does not count. Nothing else is
+    written or kept, and clips are equal whatever was made before.
 
     Args:
         pipe: the model, in the task's form.
@@ -90,14 +80,18 @@ def make_clip(
         NotFiniteError: the numbers of this clip overflow.
         VcutError: it cannot be written, or memory is short; others will meet the same.
     """
-    run = task.run
+    run, chunk = task.run, task.run.settings.decode_chunk
     try:
         pixels = images.fitted(task.image, run.height, run.width, run.settings.fit)
         image_sha256 = manifest.file_sha256(task.image)
     except (MediaError, OSError) as error:
         raise PictureError(f"{error}") from error
     begun = time.perf_counter()
-    made, frames = _generate(pipe, task, pixels, say)
+    sampled = pipe.sample_latents(run, pixels, seed=task.seed)
+    try:
+        frames = pipe.decode(sampled, chunk)[0]
+    except OutOfMemoryError:
+        frames = decode_with_less(pipe, sampled, chunk, say)
     seconds = time.perf_counter() - begun
 
     file = out / task.file
@@ -105,9 +99,11 @@ def make_clip(
     if latents:
         (out / task.latents).parent.mkdir(exist_ok=True)
         with replacing(out / task.latents, overwrite=True) as target:
-            save_file({"latents": made[0].cpu().contiguous()}, target)
+            save_file({"latents": sampled[0].cpu().contiguous()}, target)
     pictures = to_bytes(frames, sweep.enlarge)
     media.write(frames, file, run.fps, overwrite=True, crf=CRF, enlarge=sweep.enlarge)
+    device = pipe.device
+    gpu = f", {torch.cuda.get_device_name(device)}" if device.type == "cuda" else ""
     return Record(
         setting=task.setting,
         name=task.name,
@@ -120,12 +116,8 @@ def make_clip(
         settings=run.settings.to_dict(),
         model=sweep.model,
         weights_sha256=sweep.weights_sha256,
-        versions={
-            "vcut": __version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
-        device=_device(pipe),
+        versions={"vcut": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        device=f"{device}{gpu}",
         frames=pictures.shape[0],
         height=pictures.shape[1],
         width=pictures.shape[2],
@@ -137,19 +129,3 @@ def make_clip(
         latents=task.latents if latents else None,
         finished=datetime.now(UTC).isoformat(timespec="microseconds"),
     )
-
-
-def _generate(pipe: Pipeline, task: Task, pixels: Tensor, say: Say) -> tuple[Tensor, Tensor]:
-    """Latents ``[1, f, 4, h, w]`` and frames ``[f, 3, H, W]`` of one clip."""
-    chunk = task.run.settings.decode_chunk
-    latents = pipe.sample_latents(task.run, pixels, seed=task.seed)
-    try:
-        return latents, pipe.decode(latents, chunk)[0]
-    except OutOfMemoryError:
-        return latents, decode_with_less(pipe, latents, chunk, say)
-
-
-def _device(pipe: Pipeline) -> str:
-    """Device of the run, with the name of its GPU."""
-    device = pipe.device
-    return f"{device}, {torch.cuda.get_device_name(device)}" if device.type == "cuda" else str(device)

@@ -5,9 +5,9 @@ Who makes them is another matter: this process, one after the other, or workers 
 
 from __future__ import annotations
 
+import math
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -24,35 +24,10 @@ BAR = "{percentage:3.0f}% |{bar}| {n_fmt} of {total_fmt} clips, {elapsed} gone{p
 """Bar of a sweep, as tqdm takes it."""
 
 
-class Pace:
-    """Seconds that clips took so far, by setting, and what follows for those that are left.
-
-    A setting of which no clip was made yet is priced by its passes of the UNet. Workers side by side, loading and
-    writing are priced by the time that has really gone by.
-    """
-
-    def __init__(self, tasks: Sequence[Task], clock: Callable[[], float] = time.perf_counter) -> None:
-        self.left = Counter(task.setting for task in tasks)
-        self.made: Counter[str] = Counter()
-        self._passes = {task.setting: task.run.passes.passes for task in tasks}
-        self._seconds = dict.fromkeys(self.left, 0.0)
-        self._clock, self._begun = clock, clock()
-
-    def add(self, setting: str, seconds: float) -> None:
-        """Count a clip that was made."""
-        self.made[setting] += 1
-        self._seconds[setting] += seconds
-
-    def remaining(self) -> float:
-        """Seconds for the clips that are left; at least one must have been made."""
-        generating = sum(self._seconds.values())
-        a_pass = generating / sum(self._passes[setting] * clips for setting, clips in self.made.items())
-        a_clip = {
-            setting: self._seconds[setting] / self.made[setting] if self.made[setting] else passes * a_pass
-            for setting, passes in self._passes.items()
-        }
-        left = sum(clips * a_clip[setting] for setting, clips in self.left.items())
-        return left * (self._clock() - self._begun) / max(generating, 1e-6)
+def one_by_one(tasks: Iterable[Task], make: Maker) -> Iterator[tuple[Task, Outcome]]:
+    """Yield each task with what came of it, made here, in this order."""
+    for task in tasks:
+        yield task, make(task)
 
 
 def gather(
@@ -87,54 +62,52 @@ def gather(
     """
     unreadable: set[Path] = set()
     missing: list[str] = []
-    total = complete + len(tasks)
+    made, total, begun = 0, complete + len(tasks), time.perf_counter()
+    work, left = 0, sum(map(work_of, tasks))
     with (
         manifest.alone(out / name) as file,
         tqdm(total=total, initial=complete, bar_format=BAR, disable=not bar) as shown,
     ):
-        pace = Pace(tasks)
         try:
             for folder in (out, *out.glob("*/"), *out.glob("*/latents/")):
                 remove_leftovers(folder)
-            for task, outcome in outcomes:
-                pace.left[task.setting] -= 1
+            for number, (task, outcome) in enumerate(outcomes, complete + 1):
+                left -= work_of(task)
                 if isinstance(outcome, Record):
                     manifest.append(file, outcome)
-                    pace.add(task.setting, outcome.seconds)
-                    left = pace.left.total()
-                    until = f"about {_duration(pace.remaining())} left"
+                    made, work = made + 1, work + work_of(task)
+                    # workers side by side, loading and writing are in the time that has gone by
+                    seconds = (time.perf_counter() - begun) / work * left
+                    until = f"about {duration(seconds)} left"
                     shown.set_postfix_str(until, refresh=False)
-                    shown.update(total - left - shown.n)
+                    shown.update(number - shown.n)
                     if not bar:
-                        so_far = f"{total - left} of {total}" + (f", {until}" if left else "")
+                        so_far = f"{number} of {total}" + (f", {until}" if left else "")
                         say(f"made     {outcome.file} in {outcome.seconds:.1f} s; {so_far}")
                     continue
-                if isinstance(outcome, NotFiniteError) and not pace.made.total():
+                overflow = isinstance(outcome, NotFiniteError)
+                if overflow and not made:
                     raise outcome
                 missing.append(task.file)
-                if isinstance(outcome, NotFiniteError) or task.image not in unreadable:
+                if overflow or task.image not in unreadable:
                     warn(f"skipped {task.file}: {outcome}")
-                if not isinstance(outcome, NotFiniteError):
+                if not overflow:
                     unreadable.add(task.image)
-        except KeyboardInterrupt:
-            warn(_safe(complete + pace.made.total(), total, out))
-            raise
-        except (VcutError, OSError) as error:
-            raise VcutError(f"{error}; {_safe(complete + pace.made.total(), total, out)}") from error
+        except (KeyboardInterrupt, VcutError, OSError) as error:
+            safe = f"{complete + made} of {total} clips are safe in {out}, and the same command goes on from there"
+            if isinstance(error, KeyboardInterrupt):
+                warn(safe)
+                raise
+            raise VcutError(f"{error}; {safe}") from error
     return missing
 
 
-def one_by_one(tasks: Iterable[Task], make: Maker) -> Iterator[tuple[Task, Outcome]]:
-    """Yield each task with what came of it, made here, in this order."""
-    for task in tasks:
-        yield task, make(task)
+def work_of(task: Task) -> int:
+    """Work of a clip, for the estimate: passes of the UNet times numbers in the latents."""
+    return task.run.passes.passes * math.prod(task.run.latent)
 
 
-def _safe(made: int, total: int, out: Path) -> str:
-    return f"{made} of {total} clips are safe in {out}, and the same command goes on from there"
-
-
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """A time in the two units that matter: 3 h 20 min."""
     minutes, hours = round(seconds / 60), round(seconds / 3600)
     if seconds < 99:

@@ -1,7 +1,7 @@
-"""Manifest of a sweep: one line of JSON for each finished clip, and how a clip is known to be whole.
+"""Files of a sweep: ``sweep.json`` says what it is, ``manifest.jsonl`` has a line of JSON for each finished clip.
 
-A process appends to a file of its own, so several may work in one folder. All files are read together. A line that a
-kill cut off is no JSON and counts as not written; its clip is made again, and the later record of a clip wins.
+A process appends to a manifest of its own, so several may work in one folder. All manifests are read together. A line
+that a kill cut off is no JSON and counts as not written; its clip is made again, and the later record of a clip wins.
 """
 
 from __future__ import annotations
@@ -20,10 +20,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vcut.errors import ConfigError, VcutError
-from weights_tools.outputs import lock_alone
+from weights_tools.outputs import lock_alone, replacing
 
 SWEEP = "sweep.json"
 """Name of the file that says what the sweep is."""
+
+Key = tuple[str, str, int]
+"""A clip: name of its setting, name of its picture, its number."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Description of a sweep, as ``sweep.json`` has it."""
+
+    # name of the model, as it was given
+    model: str
+    weights_sha256: str
+    # number types: unet, vae, decoder, and the precision of matmul
+    dtypes: dict[str, str]
+    # of a process, if it computes on the CPU: the last bits of the clips depend on it
+    threads: int
+    # clips of each picture
+    clips: int
+    # from which all seeds are made
+    seed: int
+    # times that every pixel is written along each side
+    enlarge: int
+    # Setting.to_dict() by name
+    settings: dict[str, dict[str, Any]]
+    # paths by name
+    images: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -66,7 +92,7 @@ class Record:
     finished: str = ""
 
     @property
-    def key(self) -> tuple[str, str, int]:
+    def key(self) -> Key:
         """The clip that the record is about."""
         return self.setting, self.name, self.index
 
@@ -82,34 +108,44 @@ def read(out: Path) -> list[Record]:
     Raises:
         ConfigError: a line is JSON, but no record.
     """
-    latest: dict[tuple[str, str, int], Record] = {}
+    latest: dict[Key, Record] = {}
     for file in sorted(out.glob("manifest*.jsonl")):
         # within a file the later line is the later record, whatever the clocks of several machines say
         for key, record in {record.key: record for record in _records(file)}.items():
             if key not in latest or latest[key].finished <= record.finished:
                 latest[key] = record
-    place = {setting: number for number, setting in enumerate((describe(out) or {}).get("settings", ()))}
-    return sorted(
-        latest.values(), key=lambda r: (place.get(r.setting, len(place)), r.setting, r.name, r.index)
-    )
+    sweep = read_sweep(out) if latest else None
+    order = list(sweep.settings) if sweep else []
+    order += sorted({setting for setting, _, _ in latest} - set(order))
+    return [latest[key] for key in sorted(latest, key=lambda key: (order.index(key[0]), key))]
 
 
-def describe(out: Path) -> dict[str, Any] | None:
-    """The content of a folder's ``sweep.json``, or None if it has none.
+def read_sweep(out: Path) -> Sweep | None:
+    """The sweep of a folder, or None if it holds none.
 
     Raises:
-        ConfigError: it is no JSON object, or cannot be read.
+        ConfigError: its ``sweep.json`` is not one.
     """
-    file = out / SWEEP
     try:
-        data = json.loads(file.read_text())
+        return Sweep(**json.loads((out / SWEEP).read_text()))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{file} is not what a sweep writes: {error}") from error
-    if not isinstance(data, dict):
-        raise ConfigError(f"{file} is not what a sweep writes: a {type(data).__name__}")
-    return data
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(f"{out / SWEEP} is not what a sweep writes: {error}") from error
+
+
+def write_sweep(out: Path, sweep: Sweep) -> None:
+    """Make ``out`` the folder of ``sweep``.
+
+    Raises:
+        VcutError: the folder cannot be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise VcutError(f"the folder {out} cannot be made: {error.strerror}") from error
+    with replacing(out / SWEEP, overwrite=True) as target:
+        target.write_text(json.dumps(dataclasses.asdict(sweep), indent=1) + "\n")
 
 
 @contextlib.contextmanager
@@ -150,6 +186,18 @@ def append_line(path: Path, data: dict[str, Any]) -> None:
         os.fsync(file.fileno())
 
 
+def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number and content of each line that is a JSON object; those that a kill cut off are left out."""
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                data = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(data, dict):
+                yield number, data
+
+
 def is_complete(out: Path, record: Record) -> bool:
     """Whether the clip of ``record`` is there, with its size and its hash, and its latents if they were kept."""
     file = out / record.file
@@ -169,19 +217,6 @@ def file_sha256(path: Path) -> str:
 def frames_sha256(frames: NDArray[np.uint8]) -> str:
     """SHA-256 of frames ``[f, H, W, 3]``, in hexadecimal."""
     return hashlib.sha256(np.ascontiguousarray(frames).data).hexdigest()
-
-
-def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Number and content of each line that is a JSON object; those that a kill cut off are left out."""
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                data = json.loads(line)
-            except ValueError:
-                # a kill cut it off
-                continue
-            if isinstance(data, dict):
-                yield number, data
 
 
 def _records(file: Path) -> Iterator[Record]:

@@ -105,16 +105,16 @@ def handed_out(
         VcutError: the cluster has no room for a worker, a worker met a fault that all clips would meet, or
             :data:`TRIES` workers died of one clip.
     """
-    ray, room = cluster.ray, cluster.cores // cores
-    room = min(room, cluster.gpus) if gpu else room
+    ray = cluster.ray
+    room = min(cluster.cores // cores, cluster.gpus if gpu else cluster.cores)
     if room < 1:
         raise VcutError(
             f"the cluster has {cluster.cores} cores and {cluster.gpus} GPUs, no room for a worker with {cores} and "
             f"{int(gpu)}: ask for less, --cpus-per-worker 1"
         )
     kind = ray.remote(Worker).options(num_cpus=cores, num_gpus=int(gpu))
-    waiting, idle, deaths = deque(tasks), list[Any](), Counter[str]()
-    # each worker that is not idle, with its task, or None while it starts, by the promise that it ends
+    waiting, deaths = deque(tasks), Counter[str]()
+    # each worker with its task, or None while it starts, by the promise that it ends
     busy: dict[Any, tuple[Any, Task | None]] = {}
 
     def hire() -> None:
@@ -124,10 +124,7 @@ def handed_out(
     for _ in range(min(room, len(tasks))):
         hire()
     while waiting or any(task for _, task in busy.values()):
-        while waiting and idle:
-            worker, task = idle.pop(), waiting.popleft()
-            busy[worker.make.remote(task)] = worker, task
-        (promise,), _ = ray.wait(list(busy), num_returns=1)
+        (promise,), _ = ray.wait(list(busy))
         worker, done = busy.pop(promise)
         doing = f"it made {done.file}" if done else "it started"
         try:
@@ -139,14 +136,16 @@ def handed_out(
         except ray.exceptions.RayActorError as error:
             deaths[doing] += 1
             if deaths[doing] == TRIES:
-                raise VcutError(
-                    f"{TRIES} workers died, each while {doing}: {error}".splitlines()[0]
-                ) from None
+                reason = str(error).splitlines()[0]
+                raise VcutError(f"{TRIES} workers died, each while {doing}: {reason}") from None
             warn(f"a worker died while {doing}; another one takes its place")
             if done:
                 waiting.appendleft(done)
             hire()
             continue
-        idle.append(worker)
+        deaths[doing] = 0
+        if waiting:
+            task = waiting.popleft()
+            busy[worker.make.remote(task)] = worker, task
         if done:
             yield done, outcome

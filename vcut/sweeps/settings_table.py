@@ -14,7 +14,7 @@ from vcut.settings import Run, Settings, resolve
 
 Cut = int | Literal["preset"] | None
 
-RESERVED = ("scores",)
+RESERVED = ("scores", "vbench")
 """Folders of a sweep that hold no clips, so that no setting can have their names."""
 
 OF_THE_SWEEP = ("seed", "clips")
@@ -39,22 +39,15 @@ class Setting:
     def to_dict(self) -> dict[str, Any]:
         """The setting as plain JSON values."""
         preset = self.preset
-        return {
-            "preset": preset.name,
-            "tca": preset.tca,
-            "sca": preset.sca,
-            "settings": self.settings.to_dict(),
-        }
+        form = {"preset": preset.name, "tca": preset.tca, "sca": preset.sca}
+        return {**form, "settings": self.settings.to_dict()}
 
 
 def from_toml(path: Path, common: Mapping[str, Any]) -> tuple[Setting, ...]:
     """Settings of a TOML file, a table each: ``[c17]``, ``preset = "vcut"``, ``cut = 17``.
 
-    A table has the names of :class:`vcut.settings.Settings`, and ``preset``, ``tca`` and ``sca``.
-
-    Args:
-        path: the file.
-        common: settings of all tables that do not say otherwise.
+    A table has the names of :class:`vcut.settings.Settings`, and ``preset``, ``tca`` and ``sca``. What it does not
+    say is as in ``common``.
 
     Raises:
         ConfigError: no TOML, or a table that makes no setting; the message names file, table and key.
@@ -63,16 +56,14 @@ def from_toml(path: Path, common: Mapping[str, Any]) -> tuple[Setting, ...]:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read as TOML: {error}") from error
-    if not tables:
+    loose = [name for name, table in tables.items() if not isinstance(table, dict)]
+    if loose or not tables:
+        fault = f"{loose[0]} stands outside of a table" if loose else "there is no table in it"
         raise ConfigError(
-            f"{path} has no table: a setting is a table, [c17], with preset, cut and others in it"
+            f"{path}: {fault}; each setting is a table, [c17], with preset, cut and others in it"
         )
     made = []
     for name, table in tables.items():
-        if not isinstance(table, dict):
-            raise ConfigError(
-                f"{path}: {name} stands outside of a table; each setting is a table, such as [c17]"
-            )
         try:
             made.append(_setting(name, table, common))
         except ConfigError as error:
@@ -100,20 +91,19 @@ def from_presets(
         own: Sequence[Cut] = ("preset",) if preset.guided_fraction == 1 or not cuts else cuts
         for cut in dict.fromkeys(own):
             end = "" if cut == "preset" else "-none" if cut is None else f"-c{cut}"
-            table = {"preset": preset.name, "cut": "none" if cut is None else cut}
-            made.append(_setting(preset.name + end, table, common))
+            made.append(_setting(preset.name + end, {"preset": preset.name, "cut": cut}, common))
     return tuple(made)
 
 
 def _setting(name: str, table: Mapping[str, Any], common: Mapping[str, Any]) -> Setting:
     if not name.strip() or name in RESERVED or name.startswith(".") or set(name) & set("/\\\0"):
-        raise ConfigError(f"{name!r} cannot be the name of a setting: it is a folder beside scores/")
-    form = {key: value for key, value in table.items() if key in ("preset", "tca", "sca")}
-    rest = {key: value for key, value in table.items() if key not in form}
-    for key in OF_THE_SWEEP:
-        if key in rest:
-            raise ConfigError(f"{key} is the same for all settings of a sweep: --{key}")
-    preset = form.pop("preset", "vcut")
+        raise ConfigError(
+            f"{name!r} cannot be the name of a setting: it is a folder beside {', '.join(RESERVED)}"
+        )
+    if fixed := [key for key in OF_THE_SWEEP if key in table]:
+        raise ConfigError(f"{fixed[0]} is the same for all settings of a sweep: --{fixed[0]}")
+    rest = {**common, **table}
+    preset, tca, sca = rest.pop("preset", "vcut"), rest.pop("tca", None), rest.pop("sca", None)
     if not isinstance(preset, str):
         raise ConfigError(f"preset must be a name, got {preset!r}")
-    return Setting(name, choose_preset(preset, **form), Settings.from_dict({**common, **rest}))
+    return Setting(name, choose_preset(preset, tca, sca), Settings.from_dict(rest))

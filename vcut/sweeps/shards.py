@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 from vcut.errors import ConfigError
+
+T = TypeVar("T")
 
 
 class Shard(NamedTuple):
@@ -14,6 +16,10 @@ class Shard(NamedTuple):
     number: int = 0
     of: int = 1
     source: str = ""
+
+    def part(self, things: Sequence[T]) -> Sequence[T]:
+        """Every ``of``-th of ``things``: each is in one shard, and neighbours are spread over all."""
+        return things[self.number :: self.of]
 
 
 def from_environment(variables: Mapping[str, str]) -> Shard:
@@ -27,20 +33,18 @@ def from_environment(variables: Mapping[str, str]) -> Shard:
     rank = _pair(variables, "RANK", "WORLD_SIZE") or _pair(variables, "SLURM_PROCID", "SLURM_NTASKS")
     array = _pair(variables, "SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT")
     if array:
-        first, step = (
-            _number(variables, f"SLURM_ARRAY_TASK_{name}", default)
-            for name, default in (("MIN", 0), ("STEP", 1))
-        )
-        array = array._replace(number=(array.number - first) // max(step, 1))
-    parts = [part for part in (array, rank) if part and part.of > 1]
+        first, step = (_number(variables, f"SLURM_ARRAY_TASK_{name}") for name in ("MIN", "STEP"))
+        array = array._replace(number=(array.number - first) // (step or 1))
     whole = Shard()
-    for part in parts:
+    for part in (array, rank):
+        if not part or part.of <= 1:
+            continue
         if not 0 <= part.number < part.of:
             raise ConfigError(
                 f"{part.source} make this process number {part.number} of {part.of}, counted from 0: say which "
                 "clips it makes, --shard 0/4"
             )
-        source = f"{whole.source}, {part.source}" if whole.source else part.source
+        source = f"{whole.source}, {part.source}".removeprefix(", ")
         whole = Shard(whole.number * part.of + part.number, whole.of * part.of, source)
     return whole
 
@@ -51,8 +55,9 @@ def _pair(variables: Mapping[str, str], number: str, of: str) -> Shard | None:
     return Shard(_number(variables, number), _number(variables, of), f"{number} and {of}")
 
 
-def _number(variables: Mapping[str, str], name: str, default: int = 0) -> int:
-    text = variables.get(name, str(default))
+def _number(variables: Mapping[str, str], name: str) -> int:
+    """The number that a variable holds, 0 if there is none."""
+    text = variables.get(name, "0")
     if not text.isdecimal():
         raise ConfigError(f"{name} must be a whole number, got {text!r}")
     return int(text)

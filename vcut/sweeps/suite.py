@@ -8,7 +8,6 @@ the prompt: ``{prompt}-0.mp4`` to ``{prompt}-4.mp4``.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,8 +22,8 @@ Suite = Literal["quality", "full"]
 CAMERA = "camera_motion"
 """Dimension that tells whether the camera moves as the prompt says, which a model without prompts cannot know."""
 
-LONGEST = 255 - len(".-9999.safetensors.12345678")
-"""Bytes of a picture's name: file systems hold 255, and a clip is written under a longer name first."""
+LONGEST = 255 - len("-9999.safetensors")
+"""Bytes of a picture's name, of whose files a file system takes names of 255."""
 
 
 @dataclass(frozen=True)
@@ -48,40 +47,38 @@ def pictures(given: Path, suite: Suite | None = None, folder: Path | None = None
         ConfigError: not such a file, two pictures of one name, or a name that no file can have.
         MediaError: there is nothing of that path, or no picture in the folder.
     """
-    if given.suffix.lower() != ".json" and (suite or folder):
-        raise ConfigError(f"--suite and --pictures go with VBench's JSON file, not with {given}")
-    if given.is_dir():
-        found = _by_stem(search(given))
-    elif given.suffix.lower() == ".json":
+    suffix = given.suffix.lower()
+    if suffix == ".json":
         if folder is None:
             raise ConfigError(f"{given}: say where its pictures are, --pictures data/crop/16-9")
         found = [Picture(prompt, folder / image) for prompt, image in _prompts(given, suite or "quality")]
-    elif given.suffix.lower() in images.SUFFIXES:
-        found = _by_stem([given])
+    elif suite or folder:
+        raise ConfigError(f"--suite and --pictures go with VBench's JSON file, not with {given}")
     else:
-        lines = (line.strip() for line in _text(given).splitlines())
-        found = _by_stem(given.parent / line for line in lines if line)
+        paths = search(given) if given.is_dir() else [given] if suffix in images.SUFFIXES else _listed(given)
+        found = [Picture(path.stem, path) for path in dict.fromkeys(paths)]
     if not found:
         raise MediaError(f"{given}: there are no pictures in it")
     _check_names(found, given)
     return tuple(found)
 
 
-def _by_stem(paths: Iterable[Path]) -> list[Picture]:
-    return [Picture(path.stem, path) for path in dict.fromkeys(paths)]
+def _listed(file: Path) -> list[Path]:
+    lines = (line.strip() for line in _text(file).splitlines())
+    return [file.parent / line for line in lines if line]
 
 
-def _prompts(path: Path, suite: Suite) -> list[tuple[str, str]]:
+def _prompts(file: Path, suite: Suite) -> list[tuple[str, str]]:
     """Each distinct prompt of VBench's suite with its picture."""
     try:
-        entries = json.loads(_text(path))
+        entries = json.loads(_text(file))
     except ValueError as error:
-        raise ConfigError(f"{path} is not JSON: {error}") from error
+        raise ConfigError(f"{file} is not JSON: {error}") from error
     if not isinstance(entries, list):
-        raise ConfigError(f"{path} is not VBench's list of prompts, but a {type(entries).__name__}")
+        raise ConfigError(f"{file} is not VBench's list of prompts, but a {type(entries).__name__}")
     found: dict[str, str] = {}
     for number, entry in enumerate(entries):
-        where = f"{path}, entry {number}"
+        where = f"{file}, entry {number}"
         if suite == "quality" and set(_value(entry, "dimension", list, where)) <= {CAMERA}:
             continue
         # older files have no picture for the entries of the camera
@@ -112,9 +109,9 @@ def _check_names(found: list[Picture], given: Path) -> None:
             raise ConfigError(f"{owner.path} and {picture.path} would give clips of one name: rename one")
 
 
-def _text(path: Path) -> str:
+def _text(file: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise MediaError(f"{path} is no folder, picture or list that can be read: {reason}") from error
+        raise MediaError(f"{file} is no folder, picture or list that can be read: {reason}") from error
