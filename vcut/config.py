@@ -19,6 +19,12 @@ Mode = bool | Literal["linear_cached"]
 Fit = Literal["crop", "resize", "pad"]
 """Way in which a picture of another shape becomes a frame: fill it and cut, squash, or put it between black bars."""
 
+Sampler = Literal["euler", "heun", "dpmpp_2m", "lcm"]
+"""Way from one noise level to the next; :func:`vcut.sampling.sample` explains each."""
+
+SigmaName = Literal["karras", "ays"]
+"""Name of a schedule of noise levels; :func:`vcut.sampling.named_sigmas` explains each."""
+
 
 def check_mode(flag: str, mode: object) -> None:
     """Raise :class:`ConfigError` unless ``mode`` is True, False or ``'linear_cached'``."""

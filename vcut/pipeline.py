@@ -184,6 +184,7 @@ class Pipeline:
                 run.sigmas,
                 run.plan,
                 lambda _: run.scales,
+                sampler=settings.sampler,
                 churn=settings.churn,
                 generators=generators,
                 callback=callback,

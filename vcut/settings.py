@@ -17,7 +17,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from vcut.config import Fit, Preset, SVDConfig, whole_number
+from vcut.config import Fit, Preset, Sampler, SigmaName, SVDConfig, whole_number
 from vcut.errors import ConfigError, UnknownSettingError
 from vcut.sampling import (
     MEAN,
@@ -28,9 +28,10 @@ from vcut.sampling import (
     Ramp,
     Scale,
     Summary,
+    check_sampler,
     check_sigmas,
     frame_scales,
-    karras_sigmas,
+    named_sigmas,
     plan,
     summarize,
     without_guidance,
@@ -93,8 +94,15 @@ class Settings:
         "black bars",
     )
     steps: int = _setting(25, "number of denoising steps N")
-    sigmas: tuple[float, ...] | None = _setting(
-        None, "falling noise levels of your own, one for each step", "N levels of Karras et al."
+    sampler: Sampler = _setting(
+        "euler",
+        "how a step goes on to the next noise level: heun is more exact at two evaluations a step but the last, "
+        "dpmpp_2m at one, and lcm is for models distilled to few steps",
+    )
+    sigmas: SigmaName | tuple[float, ...] = _setting(
+        "karras",
+        "noise levels: karras; ays, which Align Your Steps found best for 10 steps; or falling numbers of your own, "
+        "one for each step",
     )
     cut: int | Literal["preset"] | None = _setting(
         "preset",
@@ -152,9 +160,10 @@ class Settings:
         self._keep("noise_aug", _strength("noise_aug", self.noise_aug))
         if not (isinstance(self.fit, str) and self.fit in get_args(Fit)):
             raise ConfigError(f"fit must be one of {', '.join(get_args(Fit))}, got {self.fit!r}")
-        if self.sigmas is not None:
+        if not isinstance(self.sigmas, str):
             self._keep("sigmas", tuple(check_sigmas(self.sigmas).tolist()))
             self._keep("steps", len(self.sigmas) - 1)
+        self.levels()
         if not (self.cut is None or (isinstance(self.cut, str) and self.cut == "preset")):
             self._keep("cut", whole_number("cut", self.cut, most=self.steps + 1))
         self._keep("after", _branch(self.after))
@@ -163,6 +172,7 @@ class Settings:
         self._keep("guidance", _scale(self.guidance))
         if self.churn is not None:
             self._keep("churn", _churn(self.churn))
+        check_sampler(self.sampler, self.churn)
         if not isinstance(self.sequential, bool):
             raise ConfigError(f"sequential must be True or False, got {self.sequential!r}")
         self._keep("seed", _seed(self.seed))
@@ -170,16 +180,22 @@ class Settings:
     def _keep(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
 
+    def levels(self) -> tuple[float, ...]:
+        """N falling noise levels and the final 0."""
+        if isinstance(self.sigmas, tuple):
+            return self.sigmas
+        return tuple(named_sigmas(self.sigmas, self.steps, self.sampler).tolist())
+
     def replace(self, **changes: Any) -> Settings:
-        """The same settings with some changed. New ``steps`` take the place of old ``sigmas``.
+        """The same settings with some changed. New ``steps`` take the place of old ``sigmas`` that are numbers.
 
         Raises:
             UnknownSettingError: a name that is no setting; the message has the nearest one.
             ConfigError: a value that a setting cannot have.
         """
         check_names(changes)
-        if "steps" in changes and "sigmas" not in changes:
-            changes["sigmas"] = None
+        if "steps" in changes and isinstance(self.sigmas, tuple):
+            changes.setdefault("sigmas", DEFAULTS["sigmas"])
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
@@ -189,7 +205,7 @@ class Settings:
             ConfigError: guidance is a function of the caller's own, which no file can hold.
         """
         changed = {name: getattr(self, name) for name in NAMES if getattr(self, name) != DEFAULTS[name]}
-        if self.sigmas is not None:
+        if isinstance(self.sigmas, tuple):
             changed.pop("steps", None)
         return {name: _plain(name, value) for name, value in changed.items()}
 
@@ -263,7 +279,7 @@ class Run:
     @property
     def passes(self) -> Summary:
         """Cost of the steps, in passes of the UNet."""
-        return summarize(self.plan)
+        return summarize(self.plan, self.settings.sampler)
 
     @property
     def summary(self) -> str:
@@ -295,7 +311,7 @@ def resolve(settings: Settings, config: SVDConfig, preset: Preset) -> Run:
         width=width,
         fps=settings.fps or config.fps,
         motion_bucket=config.motion_bucket if settings.motion_bucket is None else settings.motion_bucket,
-        sigmas=settings.sigmas or tuple(karras_sigmas(steps).tolist()),
+        sigmas=settings.levels(),
         cut=steps + 1 if cut is None else cut,
         plan=evaluated,
         scales=scales,

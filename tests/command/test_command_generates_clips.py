@@ -125,6 +125,7 @@ def test_defaults_leave_everything_to_the_library(photo: str, calls: Calls) -> N
         ("--size 128x64", {"width": 128, "height": 64}),
         ("--fit pad", {"fit": "pad"}),
         ("--steps 30 --cut 31", {"steps": 30, "cut": 31}),
+        ("--sampler dpmpp_2m --sigmas ays --steps 10", {"sampler": "dpmpp_2m", "sigmas": "ays", "steps": 10}),
         ("--cut none", {"cut": None}),
         ("--cut 1", {"cut": 1}),
         ("--cut preset", {"cut": "preset"}),
@@ -156,13 +157,13 @@ def test_seed_and_quiet_reach_the_sampler(photo: str, calls: Calls) -> None:
 
 
 def test_there_is_an_option_for_every_setting_but_two(photo: str, calls: Calls) -> None:
-    """Levels and churn are for programs."""
+    """Churn is for programs, as are levels that have no name."""
     parser = options.Subcommand()
     options.add_settings(parser.add_argument_group(), "size", "after", "guidance", *options.FORMS)
     chosen = vars(parser.parse_args([]))
     several = {"size": {"width", "height"}, "after_context": {"after"}, "guidance_min": {"guidance"}}
     offered = set().union(*(several.get(name, {name}) for name in chosen))
-    assert set(NAMES) - offered == {"sigmas", "churn", "seed", "clips"}
+    assert set(NAMES) - offered == {"churn", "seed", "clips"}
     assert options.settings(parser.parse_args([])) == Settings()
 
 

@@ -50,6 +50,13 @@ def test_the_run_is_the_sum_of_its_calls() -> None:
     assert report.baseline_run() == report.baseline.call(2, published=True) * STEPS
 
 
+def test_heun_is_priced_at_two_evaluations_of_every_step_but_the_last() -> None:
+    report = small(cut=4, sampler="heun")
+    two, one = report.unet.call(2, published=True), report.unet.call(1, published=True)
+    assert report.run(published=True) == two * 6 + one * 5
+    assert report.baseline_run() == report.baseline.call(2, published=True) * (2 * STEPS - 1)
+
+
 def test_lossless_with_the_same_cut_costs_what_vcut_costs() -> None:
     """But for projecting the temporal contexts, once per run."""
     lossless, vcut = small("lossless", cut=4), small("vcut", cut=4)

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 
 from vcut.config import CONFIGS, PRESETS, SVD, SVD_XT, choose_preset
 from vcut.errors import ConfigError
-from vcut.sampling import karras_sigmas, linear, plan, triangle, without_guidance
+from vcut.sampling import (
+    ALIGN_YOUR_STEPS,
+    interpolate_sigmas,
+    karras_sigmas,
+    linear,
+    plan,
+    triangle,
+    without_guidance,
+)
 from vcut.settings import Run, Settings, resolve
 
 XT = PRESETS["vcut"]
@@ -43,6 +51,8 @@ def test_what_was_asked_for_stays() -> None:
     run = resolve(asked, SVD, XT)
     assert (run.frames, run.height, run.width, run.fps, run.motion_bucket) == (3, 128, 64, 12, 0)
     assert run.sigmas == (9, 3, 0)
+    named = resolve(asked.replace(sigmas="ays", steps=10), SVD, XT)
+    assert named.sigmas == tuple(interpolate_sigmas(ALIGN_YOUR_STEPS, 10).tolist())
     assert run.cut == 3
     assert run.latent == (3, 4, 16, 8)
     assert run.settings is asked
@@ -70,6 +80,7 @@ def test_the_preset_cuts_where_nothing_else_is_said(preset: str, steps: int, cut
 
 def test_guidance_at_1_is_one_pass_at_every_step() -> None:
     assert resolve(Settings(guidance=(1, 1)), SVD, XT).passes.passes == 25
+    assert resolve(Settings(guidance=(1, 1), sampler="heun"), SVD, XT).passes.passes == 49
     assert resolve(Settings(frames=1, guidance=triangle(1, 3)), SVD, XT).passes.passes == 25
     assert resolve(Settings(), SVD, XT).scales == tuple(linear(1, 3)(14).tolist())
 

@@ -45,6 +45,8 @@ def settings(draw: st.DrawFn) -> Settings:
             )
         )
         values["sigmas"] = sorted(levels, reverse=True)
+    elif draw(st.booleans()):
+        values["sigmas"] = "ays"
     optional = {
         "frames": counts,
         "height": counts,
@@ -64,6 +66,10 @@ def settings(draw: st.DrawFn) -> Settings:
         "clips": st.none() | counts,
     }
     chosen = draw(st.sets(st.sampled_from(sorted(optional))))
+    samplers = ["euler", "heun"]
+    if "churn" not in chosen:
+        samplers += ["dpmpp_2m", "lcm"] if steps <= 40 else ["dpmpp_2m"]
+    values["sampler"] = draw(st.sampled_from(samplers))
     return Settings(**values, **{name: draw(optional[name]) for name in sorted(chosen)})
 
 
@@ -80,8 +86,6 @@ def test_a_file_holds_them_all(given: Settings) -> None:
 @given(settings(), settings())
 def test_replacing_everything_gives_the_other(one: Settings, other: Settings) -> None:
     changes = {name: getattr(other, name) for name in NAMES}
-    if other.sigmas is None:
-        del changes["sigmas"]
     assert one.replace(**changes) == other
     assert one.replace() == one
 
@@ -150,6 +154,16 @@ def test_sigmas_say_how_many_steps_there_are() -> None:
     assert Settings(sigmas=(9, 3)).sigmas == (9.0, 3.0, 0.0)
     assert Settings(sigmas=(9, 3)).replace(steps=5) == Settings(steps=5)
     assert Settings(steps=5).replace(sigmas=(9, 3)) == Settings(sigmas=(9, 3))
+    assert Settings(sigmas="ays").replace(steps=5) == Settings(sigmas="ays", steps=5)
+
+
+def test_a_sampler_is_checked_with_what_it_needs() -> None:
+    with pytest.raises(ConfigError, match="steps of the sampler lcm"):
+        Settings(sampler="lcm", steps=41)
+    with pytest.raises(ConfigError, match="churn is defined for the samplers euler and heun"):
+        Settings(sampler="dpmpp_2m", churn=Churn(1.0))
+    assert Settings(sampler="heun", churn=Churn(1.0)).sampler == "heun"
+    assert Settings(sampler="lcm", steps=41, sigmas="ays").steps == 41
 
 
 BAD: list[tuple[str, Any]] = [
@@ -163,7 +177,11 @@ BAD: list[tuple[str, Any]] = [
     *(("motion_bucket", value) for value in (-1, 127.0, "127")),
     *(("noise_aug", value) for value in (-0.1, math.nan, math.inf, "0.02", None, torch.ones(2))),
     *(("fit", value) for value in ("stretch", None, ["crop"])),
-    *(("sigmas", value) for value in ([], [1, 2], [math.nan], "9", [[2, 1]], [2, -1], {"a": 1})),
+    *(("sampler", value) for value in ("ddim", "Euler", None, ["heun"])),
+    *(
+        ("sigmas", value)
+        for value in (None, "exponential", [], [1, 2], [math.nan], "9", [[2, 1]], [2, -1], {"a": 1})
+    ),
     *(("after", value) for value in ("mean", None, ("half", "cond"), ("cond",), {"context": ["cond"]})),
     *(("embedding", value) for value in (3, [26], [0], "ab", [1.5])),
     *(

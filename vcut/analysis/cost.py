@@ -86,11 +86,11 @@ class CostReport:
 
     def baseline_run(self, *, published: bool = True) -> Count:
         """MACs of all UNet calls of the published run: softmax attention, every step guided."""
-        return _calls(self.baseline, self.steps, 0, published)
+        return _calls(self.baseline, self.resolved.passes.evaluations, 0, published)
 
     def run(self, *, published: bool = False) -> Count:
         """MACs of all UNet calls of this run."""
-        return _calls(self.unet, *self._steps(), published)
+        return _calls(self.unet, *self.resolved.passes.calls, published)
 
     def whole_run(self, *, baseline: bool = False) -> Count:
         """MACs of the run with CLIP and VAE: this one as vcut computes it, or the baseline as published."""
@@ -106,8 +106,8 @@ class CostReport:
         )
         if self.paper is None:
             return method
-        guided, single = self._steps()
-        norms = self.baseline.paper_call(2) * self.steps
+        guided, single = self.resolved.passes.calls
+        norms = self.baseline.paper_call(2) * (guided + single)
         counted = self.paper.paper_call(2) * guided + self.paper.paper_call(1) * single
         layers = _calls(self.paper, guided, single, published=True).layers
         form = "temporal cross-attention dropped, spatial counted as trained"
@@ -203,11 +203,6 @@ class CostReport:
     def markdown(self) -> str:
         """Markdown of the tables, under the title."""
         return "\n\n".join([self.title, *(table.markdown() for table in self.tables())])
-
-    def _steps(self) -> tuple[int, int]:
-        """Steps on both guidance branches, and steps on one."""
-        passes = self.resolved.passes
-        return passes.guided, passes.passes - 2 * passes.guided
 
     def _call_rows(self) -> list[Row]:
         """Rows of one UNet call on both branches, of the baseline and of this form."""

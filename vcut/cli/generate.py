@@ -123,7 +123,19 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("sampling")
     options.add_settings(
         group,
-        *("steps", "cut", "after", "embedding", "guidance", "frames", "fps", "motion_bucket", "noise_aug"),
+        *(
+            "steps",
+            "sampler",
+            "sigmas",
+            "cut",
+            "after",
+            "embedding",
+            "guidance",
+            "frames",
+            "fps",
+            "motion_bucket",
+            "noise_aug",
+        ),
     )
 
     models.add_speed(parser)

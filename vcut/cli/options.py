@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, get_args
 
 from vcut.cli import values
-from vcut.config import CONFIGS, PRESETS, Fit, SVDConfig
+from vcut.config import CONFIGS, PRESETS, Fit, Sampler, SigmaName, SVDConfig
 from weights_tools import command
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ FORMS: dict[str, dict[str, Any]] = {
     "frames": {"type": values.count, "metavar": "N"},
     "fit": {"choices": get_args(Fit)},
     "steps": {"type": values.count, "metavar": "N"},
+    "sampler": {"choices": get_args(Sampler)},
+    "sigmas": {"choices": get_args(SigmaName)},
     "cut": {"type": values.cut, "metavar": "N|none"},
     "embedding": {"type": values.steps, "metavar": "all|none|A-B"},
     "fps": {"type": values.rate, "metavar": "N"},

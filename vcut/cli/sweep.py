@@ -301,6 +301,17 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
     models.add_model(parser.add_argument_group("model"))
     group = parser.add_argument_group("sampling, of all settings that do not say otherwise")
-    sampling = ("steps", "after", "embedding", "guidance", "frames", "fps", "motion_bucket", "noise_aug")
+    sampling = (
+        "steps",
+        "sampler",
+        "sigmas",
+        "after",
+        "embedding",
+        "guidance",
+        "frames",
+        "fps",
+        "motion_bucket",
+        "noise_aug",
+    )
     options.add_settings(group, "size", "fit", *sampling)
     models.add_speed(parser)

@@ -29,7 +29,7 @@ from vcut.sampling.cut_plan import (
 from vcut.sampling.edm import Churn
 from vcut.sampling.guidance import Ramp, Scale, constant, frame_scales, guide, linear, triangle
 from vcut.sampling.preconditioning import Coefficients, Denoiser, Network, coefficients, precondition
-from vcut.sampling.run import STOP, Callback, Record, sample, trajectory
+from vcut.sampling.run import STOP, Callback, Record, check_sampler, sample, trajectory
 from vcut.sampling.schedule import (
     ALIGN_YOUR_STEPS,
     SIGMA_MAX,
@@ -37,6 +37,7 @@ from vcut.sampling.schedule import (
     check_sigmas,
     interpolate_sigmas,
     karras_sigmas,
+    named_sigmas,
 )
 
 __all__ = [
@@ -60,6 +61,7 @@ __all__ = [
     "Scale",
     "Step",
     "Summary",
+    "check_sampler",
     "check_sigmas",
     "coefficients",
     "constant",
@@ -68,6 +70,7 @@ __all__ = [
     "interpolate_sigmas",
     "karras_sigmas",
     "linear",
+    "named_sigmas",
     "plan",
     "precondition",
     "sample",

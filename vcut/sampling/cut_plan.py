@@ -11,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, get_args
 
-from vcut.config import whole_number
+from vcut.config import Sampler, whole_number
 from vcut.errors import ConfigError
 
 Mix = Literal["cond", "mean", "uncond"]
@@ -107,20 +107,34 @@ def without_guidance(plan: Plan) -> Plan:
 
 @dataclass(frozen=True)
 class Summary:
-    """The cost of a plan in steps and passes. A step that is neither guided nor cut is one at guidance 1."""
+    """The cost of a plan in steps, and in evaluations of one or two passes.
+
+    A step that is neither guided nor cut is one at guidance 1.
+    """
 
     guided: int
     cut: int
+    evaluations: int
     passes: int
+
+    @property
+    def calls(self) -> tuple[int, int]:
+        """Evaluations of two passes, and evaluations of one."""
+        return self.passes - self.evaluations, 2 * self.evaluations - self.passes
 
     def __str__(self) -> str:
         return f"{self.guided} guided and {self.cut} cut steps, {self.passes} network passes"
 
 
-def summarize(plan: Plan) -> Summary:
-    """Count the guided steps, the cut steps and the passes of the network per clip."""
+def summarize(plan: Plan, sampler: Sampler = "euler") -> Summary:
+    """Count the guided steps, the cut steps, and what the network does per clip.
+
+    Heun's method evaluates every step twice but the last, which ends at sigma 0.
+    """
+    evaluated = plan + plan[:-1] if sampler == "heun" else plan
     return Summary(
         guided=sum(step.guided for step in plan),
         cut=sum(step.cut for step in plan),
-        passes=sum(len(step.branches) for step in plan),
+        evaluations=len(evaluated),
+        passes=sum(len(step.branches) for step in evaluated),
     )

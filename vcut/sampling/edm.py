@@ -47,3 +47,14 @@ def euler(x: Tensor, now: Estimate, sigma_next: float) -> Tensor:
     ``sigma_next`` is 0.
     """
     return torch.lerp(now.denoised, x, sigma_next / now.sigma)
+
+
+def heun(x: Tensor, now: Estimate, predicted: Tensor, then: Estimate) -> Tensor:
+    """Heun's correction of Euler's step, EDM algorithm 2, lines 10 and 11.
+
+    x + (d + d')/2 (sigma_next - sigma), with d = (x - D)/sigma and d' = (x' - D')/sigma_next at the ``predicted`` x',
+    where ``then`` was made. No correction is due where sigma_next is 0.
+    """
+    d = (x - now.denoised) / now.sigma
+    d_next = (predicted - then.denoised) / then.sigma
+    return x + (d + d_next) * ((then.sigma - now.sigma) / 2)

@@ -13,14 +13,18 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from enum import Enum
+from typing import get_args
 
 import torch
 from torch import Tensor
 
+from vcut.config import Sampler
 from vcut.errors import ConfigError, NotFiniteError
+from vcut.sampling.consistency import lcm
 from vcut.sampling.cut_plan import Plan, Step, without_guidance
-from vcut.sampling.edm import Churn, euler
-from vcut.sampling.estimate import estimate
+from vcut.sampling.dpm_solver import dpmpp_2m
+from vcut.sampling.edm import Churn, euler, heun
+from vcut.sampling.estimate import Estimate, estimate
 from vcut.sampling.guidance import Scale, frame_scales
 from vcut.sampling.preconditioning import Denoiser
 from vcut.sampling.schedule import check_sigmas
@@ -57,6 +61,7 @@ def sample(
     plan: Plan,
     scale: Scale,
     *,
+    sampler: Sampler = "euler",
     churn: Churn | None = None,
     generators: Sequence[torch.Generator] | None = None,
     callback: Callback | None = None,
@@ -72,8 +77,11 @@ def sample(
         sigmas: N falling levels, with or without the final 0 (:func:`vcut.sampling.check_sigmas`).
         plan: what to evaluate at each of the N steps.
         scale: the guidance scale over frames; if it is 1 on every frame, guided steps take one pass, not two.
-        churn: fresh noise at each step, which needs ``generators``; by default none.
-        generators: one per clip, for churn, so that a batch equals single runs.
+        sampler: ``euler``, first order; ``heun``, EDM's second order at two evaluations a step; ``dpmpp_2m``,
+            second order at one evaluation, which remembers the last; ``lcm``, the few stochastic steps of a
+            consistency model.
+        churn: fresh noise at each step of ``euler`` or ``heun``, which needs ``generators``; by default none.
+        generators: one per clip, for churn and ``lcm``, so that a batch equals single runs.
         callback: a function called after every step with its :class:`Record`. If it returns :data:`STOP` the run
             ends, and the latents returned are that step's estimate of the clean ones.
         progress: whether to show a bar with the stage and the step.
@@ -82,7 +90,9 @@ def sample(
         ConfigError: the arguments do not fit together.
         NotFiniteError: the latents hold NaN or infinity.
     """
-    run = trajectory(denoiser, noise, sigmas, plan, scale, churn=churn, generators=generators)
+    run = trajectory(
+        denoiser, noise, sigmas, plan, scale, sampler=sampler, churn=churn, generators=generators
+    )
     with closing(_with_bar(run, len(plan)) if progress else run) as records:
         for record in records:
             if callback is not None and callback(record) is STOP:
@@ -98,6 +108,7 @@ def trajectory(
     plan: Plan,
     scale: Scale,
     *,
+    sampler: Sampler = "euler",
     churn: Churn | None = None,
     generators: Sequence[torch.Generator] | None = None,
 ) -> Generator[Record, None, None]:
@@ -120,13 +131,25 @@ def trajectory(
     scales = frame_scales(scale, noise.shape[1])
     if (scales == 1).all():
         plan = without_guidance(plan)
+    check_sampler(sampler, churn)
     churn = churn or Churn()
-    if churn.s_churn > 0 and len(generators or ()) != len(noise):
+    draws = churn.s_churn > 0 or (sampler == "lcm" and len(plan) > 1)
+    if draws and len(generators or ()) != len(noise):
         raise ConfigError(
-            f"churn draws noise for {len(noise)} clips and needs a generator for each, "
-            f"got {'none' if generators is None else len(generators)}"
+            f"{'churn' if churn.s_churn > 0 else sampler} draws noise for {len(noise)} clips and needs a generator "
+            f"for each, got {'none' if generators is None else len(generators)}"
         )
-    return _run(denoiser, noise, levels, plan, scales, churn, generators or ())
+    return _run(denoiser, noise, levels, plan, scales, sampler, churn, generators or ())
+
+
+def check_sampler(sampler: str, churn: Churn | None = None) -> None:
+    """Raise :class:`ConfigError` unless there is such a sampler and ``churn`` is defined for it."""
+    if sampler not in get_args(Sampler):
+        raise ConfigError(f"sampler must be one of {', '.join(get_args(Sampler))}, got {sampler!r}")
+    if churn is not None and churn.s_churn > 0 and sampler not in ("euler", "heun"):
+        raise ConfigError(
+            f"churn is defined for the samplers euler and heun (EDM, algorithm 2), not for {sampler}"
+        )
 
 
 def _run(
@@ -135,6 +158,7 @@ def _run(
     levels: list[float],
     plan: Plan,
     scales: Tensor,
+    sampler: Sampler,
     churn: Churn,
     generators: Sequence[torch.Generator],
 ) -> Generator[Record, None, None]:
@@ -142,6 +166,7 @@ def _run(
     # Cast before moving: some devices have no float64.
     scales = scales.to(dtype).to(noise.device)
     x = noise.to(dtype) * math.sqrt(levels[0] ** 2 + 1)
+    last: Estimate | None = None
     for step, sigma, sigma_next in zip(plan, levels[:-1], levels[1:], strict=True):
         gamma = churn.gamma(sigma, len(plan))
         sigma_hat = sigma * (1 + gamma)
@@ -149,9 +174,23 @@ def _run(
             x = x + _fresh_noise(x, generators) * (churn.s_noise * math.sqrt(sigma_hat**2 - sigma**2))
 
         now = estimate(denoiser, x, sigma_hat, step, scales)
-        x = euler(x, now, sigma_next)
+        match sampler:
+            case "euler":
+                x, last = euler(x, now, sigma_next), now
+            case "heun":
+                predicted, last = euler(x, now, sigma_next), now
+                if sigma_next > 0:
+                    last = estimate(denoiser, predicted, sigma_next, step, scales)
+                    predicted = heun(x, now, predicted, last)
+                x = predicted
+            case "dpmpp_2m":
+                # Where the branches change, as at the cut, the slope between two estimates means nothing.
+                before = last if last is not None and last.step.branches == step.branches else None
+                x, last = dpmpp_2m(x, before, now, sigma_next), now
+            case "lcm":
+                x, last = lcm(now, _fresh_noise(x, generators) if sigma_next > 0 else None, sigma_next), now
         _check_finite(x, step, len(plan), sigma)
-        yield Record(step, sigma, sigma_next, latents=x, denoised=now.denoised)
+        yield Record(step, sigma, sigma_next, latents=x, denoised=last.denoised)
 
 
 def _fresh_noise(x: Tensor, generators: Sequence[torch.Generator]) -> Tensor:

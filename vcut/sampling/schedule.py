@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import get_args
 
 import torch
 from torch import Tensor
 
-from vcut.config import whole_number
+from vcut.config import Sampler, SigmaName, whole_number
 from vcut.errors import ConfigError
 
 SIGMA_MAX = 700.0
@@ -21,6 +22,33 @@ SIGMA_MIN = 0.002
 ALIGN_YOUR_STEPS = (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002)
 """The schedule that Sabour et al. optimised for Stable Video Diffusion (Align Your Steps, arXiv 2404.14507, table 3):
 eleven levels, the ends of ten steps. :func:`interpolate_sigmas` takes it."""
+
+LCM_LEVELS = 40
+"""Levels of Karras et al. that AnimateLCM-SVD was distilled on."""
+
+
+def named_sigmas(name: SigmaName, steps: int, sampler: Sampler = "euler") -> Tensor:
+    """The schedule of this name for N steps.
+
+    ``karras`` is :func:`karras_sigmas`; the sampler ``lcm`` starts from 40 of its levels and visits the first N of
+    every (40 // N)-th, as AnimateLCM does. ``ays`` is :data:`ALIGN_YOUR_STEPS`, by :func:`interpolate_sigmas`.
+
+    Returns:
+        Falling levels ``[steps + 1]``, float64, the last 0.
+
+    Raises:
+        ConfigError: there is no such name, ``steps`` is below 1, or above 40 with ``lcm`` and ``karras``.
+    """
+    if name not in get_args(SigmaName):
+        raise ConfigError(
+            f"sigmas must be one of {', '.join(get_args(SigmaName))}, or a list of numbers, got {name!r}"
+        )
+    if name == "ays":
+        return interpolate_sigmas(ALIGN_YOUR_STEPS, steps)
+    if sampler != "lcm":
+        return karras_sigmas(steps)
+    steps = whole_number("steps of the sampler lcm", steps, most=LCM_LEVELS)
+    return check_sigmas(karras_sigmas(LCM_LEVELS)[:-1][:: LCM_LEVELS // steps][:steps])
 
 
 def karras_sigmas(
