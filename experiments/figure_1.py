@@ -22,7 +22,7 @@ from torch import Tensor
 from vcut import media
 from vcut.analysis.text_table import Table
 from vcut.cli import values
-from vcut.scores import features
+from vcut.scores import features, vit
 from vcut.scores.features import Encoder
 from weights_tools.outputs import replacing
 
@@ -91,9 +91,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     clips = {name: media.read(path)[0] for name, path in (("still", args.still), ("moving", args.moving))}
     encoders = [features.own_clip(args.model, "", device)]
     if args.dino:
-        encoders.append(features.dino(args.dino, device)[0])
+        encoders += features.from_file(args.dino, vit.DINO, (features.SUBJECT,), device)
     if args.clip_b32:
-        encoders.append(features.clip_b32(args.clip_b32, device))
+        encoders += features.from_file(args.clip_b32, vit.CLIP_B32, (features.BACKGROUND,), device)
     if len(encoders) == 1:
         encoders.append(Encoder("HOG", "", hog, torch.device("cpu")))
     found = similarities(clips, encoders)

@@ -18,8 +18,8 @@ FRAMES, FPS, SIDE = 12, 8, 64
 SEED = 2**62 + 1  # a double would round it
 SETTINGS = ("baseline", "c17", "c10")
 MEASURES = (
-    {"name": "psnr", "label": "PSNR", "better": "higher", "of": "dB"},
-    {"name": "flicker", "label": "Flicker", "better": "lower", "of": None},
+    {"name": "psnr", "label": "PSNR", "better": "higher", "of": "baseline", "unit": "dB"},
+    {"name": "flicker", "label": "Flicker", "better": "lower", "of": "pixels"},
 )
 
 
@@ -48,7 +48,6 @@ def write_sweep(
     out: Path,
     names: Sequence[str] = ("disc", "ring", "star"),
     settings: Sequence[str] = SETTINGS,
-    suffix: str = ".mp4",
     indices: Sequence[int] = (0,),
 ) -> list[Record]:
     """Write clips and the manifest; return its records."""
@@ -57,15 +56,15 @@ def write_sweep(
         (out / setting).mkdir(exist_ok=True)
         for name in names:
             for index in indices:
-                file = f"{setting}/{name}-{index}{suffix}"
-                media.write(clip(number), out / file if suffix else f"{out / file}/", FPS)
-                manifest.append(out / "manifest.jsonl", record(setting, name, index, file))
+                media.write(clip(number), out / setting / f"{name}-{index}.mp4", FPS)
+                manifest.append(out / "manifest.jsonl", record(out, setting, name, index))
     manifest.write_sweep(out, describe(settings))
     return manifest.read(out)
 
 
-def record(setting: str, name: str, index: int, file: str, size: int = 1000) -> Record:
-    """A line of the manifest."""
+def record(out: Path, setting: str, name: str, index: int) -> Record:
+    """A line of the manifest, of a clip that is there."""
+    file = f"{setting}/{name}-{index}.mp4"
     return Record(
         setting=setting,
         name=name,
@@ -85,8 +84,8 @@ def record(setting: str, name: str, index: int, file: str, size: int = 1000) -> 
         width=SIDE,
         fps=FPS,
         seconds=2.0 if setting == "baseline" else 1.5,
-        bytes=size,
-        file_sha256="0" * 64,
+        bytes=(out / file).stat().st_size,
+        file_sha256=manifest.file_sha256(out / file),
         frames_sha256="0" * 64,
     )
 

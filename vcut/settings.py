@@ -39,6 +39,9 @@ from vcut.sampling import (
 
 LARGEST_SEED = 2**63 - 1
 
+MOST_STEPS = 10_000
+"""Steps of a run: ten for each noise level of a usual training, and few enough to be planned one by one."""
+
 OTHER_NAMES = {
     "num_frames": "frames",
     "video_frames": "frames",
@@ -155,7 +158,7 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("frames", "height", "width", "fps", "decode_chunk", "clips"):
             self._keep(name, _optional_whole(name, getattr(self, name)))
-        self._keep("steps", whole_number("steps", self.steps))
+        self._keep("steps", whole_number("steps", self.steps, most=MOST_STEPS))
         self._keep("motion_bucket", _optional_whole("motion_bucket", self.motion_bucket, least=0))
         self._keep("noise_aug", _strength("noise_aug", self.noise_aug))
         if not (isinstance(self.fit, str) and self.fit in get_args(Fit)):

@@ -10,6 +10,7 @@ import pytest
 from seen import frames, until, wait_for_clips
 
 from vcut.scores import page as compare_page
+from vcut.sweeps import manifest
 
 pytestmark = pytest.mark.browser
 HOSTILE = [
@@ -75,6 +76,7 @@ def test_a_sweep_that_goes_on_leaves_room_for_what_is_missing(tmp_path: Path, op
 def test_a_damaged_clip_says_so_and_stops_no_other(tmp_path: Path, open_page: Any) -> None:
     coded_sweep.write_sweep(tmp_path, names=("disc",))
     (tmp_path / "c17" / "disc-0.mp4").write_bytes(b"no video")
+    manifest.append(tmp_path / "manifest.jsonl", coded_sweep.record(tmp_path, "c17", "disc", 0))
     page = open_page(compare_page.write(tmp_path))
     wait_for_clips(page, 2)
     until(lambda: "Cannot be shown" in page.locator("#pairs").inner_text(), "the fault is named")

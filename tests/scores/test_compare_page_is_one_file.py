@@ -32,7 +32,7 @@ def out(tmp_path: Path) -> Path:
             for index in range(2):
                 file = f"{setting}/{name}-{index}.mp4"
                 (out / file).write_bytes(file.encode())
-                record = coded_sweep.record(setting, name, index, file)
+                record = coded_sweep.record(out, setting, name, index)
                 manifest.append(out / "manifest.jsonl", record)
     return out
 
@@ -44,9 +44,9 @@ def data(path: Path) -> dict[str, Any]:
     return json.loads(text)
 
 
-def clips(path: Path) -> dict[str, list[bytes]]:
+def clips(path: Path) -> dict[str, bytes]:
     found = re.findall(r'<script type="text/plain" id="([\w-]+)">(.*?)</script>', path.read_text())
-    return {name: [base64.b64decode(part) for part in text.split(" ")] for name, text in found}
+    return {name: base64.b64decode(text) for name, text in found}
 
 
 def pairs(path: Path) -> set[str]:
@@ -70,16 +70,9 @@ def test_every_clip_is_in_the_page(out: Path) -> None:
     known, held = data(path)["clips"], clips(path)
     assert len(known) == len(held) == 16
     for clip in known:
-        assert held[clip["id"]] == [f"{clip['setting']}/{clip['name']}-{clip['index']}.mp4".encode()]
-        assert clip["links"] is None
+        assert held[clip["id"]] == f"{clip['setting']}/{clip['name']}-{clip['index']}.mp4".encode()
+        assert clip["link"] is None
     assert [each["name"] for each in data(path)["settings"]] == ["baseline", "c17"]
-
-
-def test_pictures_go_in_one_by_one(tmp_path: Path) -> None:
-    coded_sweep.write_sweep(tmp_path, names=("disc",), settings=("baseline",), suffix="")
-    (held,) = clips(page.write(tmp_path)).values()
-    assert len(held) == coded_sweep.FRAMES
-    assert all(each.startswith(b"\x89PNG") for each in held)
 
 
 def test_links_lead_to_the_clips_from_wherever_the_page_is(out: Path, tmp_path: Path) -> None:
@@ -88,9 +81,8 @@ def test_links_lead_to_the_clips_from_wherever_the_page_is(out: Path, tmp_path: 
         page.write(out, place, link=True)
         assert clips(place) == {}
         for clip in data(place)["clips"]:
-            (link,) = clip["links"]
-            assert " " not in link
-            target = place.parent / unquote(link)
+            assert " " not in clip["link"]
+            target = place.parent / unquote(clip["link"])
             assert (
                 target.resolve() == (out / clip["setting"] / f"{clip['name']}-{clip['index']}.mp4").resolve()
             )
@@ -137,7 +129,7 @@ def fails(*words: str, capsys: pytest.CaptureFixture[str]) -> str:
 def test_a_page_that_is_too_large_names_the_ways_out(
     out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(page, "LIMIT", 10_000)  # 16 clips of 1,000 bytes, a third more in base64
+    monkeypatch.setattr(page, "LIMIT", 120)  # 16 clips of 16 bytes, a third more in base64
     error = fails(str(out), capsys=capsys)
     assert "--images 1 or --worst 1" in error
     assert "--link" in error
@@ -152,11 +144,22 @@ def test_faults_are_told_in_one_line(out: Path, tmp_path: Path, capsys: pytest.C
     assert "vcut score comes first" in fails(str(out), "--worst", "3", capsys=capsys)
     score(out, {"dog-0": (1.0, 2.0)})
     assert "no such measure; there are psnr, flicker" in fails(str(out), "--by", "fvd", capsys=capsys)
-    (out / "scores.json").write_text('{"clips": [{}]}')
-    assert "run vcut score again" in fails(str(out), capsys=capsys)
+    whole = json.loads((out / "scores.json").read_text())
+    clip = whole["clips"][0]
+    for fault in (
+        {"clips": [{}]},
+        {"clips": [{**clip, "setting": []}]},
+        {"clips": [{**clip, "scores": 5}]},
+        {"summary": "x"},
+        {"measures": [{**whole["measures"][0], "better": "sideways"}]},
+    ):
+        (out / "scores.json").write_text(json.dumps({**whole, **fault}))
+        assert "is not as vcut score writes it" in fails(str(out), capsys=capsys)
     (out / "scores.json").unlink()
-    (out / "c17" / "dog-0.mp4").unlink()
-    assert "dog-0.mp4 is in the manifest and not there" in fails(str(out), capsys=capsys)
+    changed = out / "c17" / "dog-0.mp4"
+    for content in (b"c17/dog-1.mp4", None):
+        changed.write_bytes(content) if content else changed.unlink()
+        assert "dog-0.mp4 is not the clip of the manifest, or is gone" in fails(str(out), capsys=capsys)
 
 
 def test_only_an_earlier_page_is_replaced(out: Path) -> None:
@@ -164,7 +167,7 @@ def test_only_an_earlier_page_is_replaced(out: Path) -> None:
     page.write(out)
     precious = out / "thesis.html"
     precious.write_text("<!doctype html>\n<p>")
-    with pytest.raises(VcutError, match=r"thesis\.html exists already"):
+    with pytest.raises(VcutError, match=r"thesis\.html exists already and is no page"):
         page.write(out, precious)
     assert precious.read_text() == "<!doctype html>\n<p>"
 
@@ -176,7 +179,7 @@ def test_the_command_says_where_the_page_is(out: Path, capsys: pytest.CaptureFix
 
 def test_names_do_not_leave_their_json(out: Path) -> None:
     name = "</script><!-- clips --><!-- data -->/* page.js */ é 猫"
-    odd = dataclasses.replace(coded_sweep.record("c17", name, 0, "c17/dog-0.mp4"), image=name)
+    odd = dataclasses.replace(coded_sweep.record(out, "c17", "dog", 0), name=name, image=name)
     manifest.append(out / "manifest.jsonl", odd)
     path = page.write(out)
     assert name in {clip["name"] for clip in data(path)["clips"]}

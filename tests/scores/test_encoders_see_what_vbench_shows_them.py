@@ -63,12 +63,12 @@ def normed(x: NDArray[np.float64], stats: NDArray[np.float64]) -> NDArray[np.flo
 
 def test_dino_sees_the_whole_frame_bilinear() -> None:
     expected = normed(resized(frames(), 224, 398, linear), IMAGENET)
-    assert np.abs(features.dino_pixels(frames()).numpy() - expected).max() < 1e-4
+    assert np.abs(features.SUBJECT.pixels(frames()).numpy() - expected).max() < 1e-4
 
 
 def test_clip_sees_the_middle_bicubic() -> None:
     expected = normed(resized(frames(), 224, 398, cubic)[:, :, :, 87:311], CLIP)
-    assert np.abs(features.clip_pixels(frames()).numpy() - expected).max() < 1e-4
+    assert np.abs(features.BACKGROUND.pixels(frames()).numpy() - expected).max() < 1e-4
 
 
 @pytest.mark.parametrize("size", [(90, 160), (400, 300)])
@@ -83,11 +83,11 @@ def test_i2v_sees_the_middle_bicubic_and_antialiased(size: tuple[int, int]) -> N
     ]
     top, left = round((high - 224) / 2), round((wide - 224) / 2)
     cropped = np.stack([np.asarray(channel) for channel in channels])[:, top : top + 224, left : left + 224]
-    assert np.abs(features.i2v_pixels(x)[0].numpy() - normed(cropped, IMAGENET)).max() < 1e-4
+    assert np.abs(features.I2V.pixels(x)[0].numpy() - normed(cropped, IMAGENET)).max() < 1e-4
 
 
 def test_a_square_frame_is_cut_nowhere() -> None:
-    assert features.dino_pixels(frames(64, 64)).shape == (2, 3, 224, 224)
+    assert features.SUBJECT.pixels(frames(64, 64)).shape == (2, 3, 224, 224)
 
 
 def published(architecture: vit.Architecture) -> dict[str, Tensor]:
@@ -147,11 +147,9 @@ def test_the_names_in_the_files_are_the_published_ones() -> None:
 def test_an_encoder_gives_its_networks_features_of_its_pixels(
     architecture: vit.Architecture, file: Path
 ) -> None:
-    if architecture.clip:
-        encoder, prepare = features.clip_b32(file, None), features.clip_pixels
-    else:
-        (encoder, _), prepare = features.dino(file, None), features.dino_pixels
-    expected = vit.features(vit.read(file, architecture), prepare(frames()), architecture)
+    look = features.BACKGROUND if architecture.clip else features.SUBJECT
+    (encoder,) = features.from_file(file, architecture, (look,), None)
+    expected = vit.features(vit.read(file, architecture), look.pixels(frames()), architecture)
     assert torch.allclose(encoder.features(frames()), expected, atol=1e-5)
 
 

@@ -177,6 +177,16 @@ def test_what_is_no_score_is_refused_by_line(tmp_path: Path) -> None:
         cache.read(file)
     with pytest.raises(ConfigError, match="psnr of a clip is nan"):
         cache.append(file, "a", "", {"psnr": float("nan")})
+    measure = {"name": "psnr", "label": "PSNR", "better": "sideways", "of": "baseline"}
+    for line in (
+        '{"file_sha256": "a", "source": "", "scores": {"psnr": NaN}}',
+        '{"file_sha256": "a", "source": "", "scores": {"psnr": "high"}}',
+        '{"file_sha256": "a", "source": "", "scores": 5}',
+        json.dumps({"measures": [measure]}),
+    ):
+        file.write_text(line)
+        with pytest.raises(ConfigError, match=r"x.jsonl, line 1 is no score"):
+            cache.read(file)
 
 
 @pytest.mark.parametrize(
@@ -194,6 +204,20 @@ def test_faults_show_before_the_first_clip(
     assert score(tmp_path / "out", *options) == 2
     assert says in capsys.readouterr().err
     assert not (tmp_path / "out" / "scores").exists()
+
+
+def test_a_picture_whose_name_is_in_no_encoding_is_scored(tmp_path: Path) -> None:
+    """As Linux allows, and as the sweep's clip is then called."""
+    out, odd = tmp_path / "out", "scene\udcff"
+    (record,) = write_sweep(tmp_path, ["baseline"], images=1, clips=1)
+    (out / record.file).rename(out / "baseline" / f"{odd}-0.mp4")
+    manifest.append(
+        out / "manifest.jsonl", dataclasses.replace(record, name=odd, file=f"baseline/{odd}-0.mp4")
+    )
+    lines = (out / "manifest.jsonl").read_text().splitlines(keepends=True)
+    (out / "manifest.jsonl").write_text(lines[-1])
+    assert score(out) == 0
+    assert json.loads((out / "scores.json").read_text())["clips"][0]["name"] == odd
 
 
 def test_a_folder_without_a_sweep_says_how_to_make_one(

@@ -120,3 +120,44 @@ def test_frames_are_hashed_by_their_values_not_by_their_layout() -> None:
     other_layout = np.asfortranarray(frames)
     assert manifest.frames_sha256(other_layout) == manifest.frames_sha256(frames)
     assert manifest.frames_sha256(frames[::-1]) != manifest.frames_sha256(frames)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("index", "0"),
+        ("name", ["a"]),
+        ("file", None),
+        ("settings", []),
+        ("seconds", "x"),
+        ("frames", "8"),
+        ("seed", True),
+        ("versions", {"vcut": 1}),
+        ("file", "/etc/passwd"),
+        ("file", "../other/a-0.mp4"),
+        ("setting", ".."),
+        ("latents", "../a"),
+    ],
+)
+def test_a_record_of_other_types_or_of_files_elsewhere_is_refused(
+    field: str, value: object, tmp_path: Path
+) -> None:
+    put(tmp_path, dataclasses.replace(RECORD, **{field: value}))
+    with pytest.raises(ConfigError, match=r"manifest.jsonl, line 1 is no record of a clip"):
+        manifest.read(tmp_path)
+
+
+def test_a_line_too_deep_for_json_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "manifest.jsonl").write_text("[" * 200_000 + "\n")
+    put(tmp_path, RECORD)
+    assert manifest.read(tmp_path) == [RECORD]
+
+
+@pytest.mark.parametrize("fault", [{"settings": 5}, {"settings": ["a"]}, {"images": None}, {"clips": "2"}])
+def test_a_sweep_of_other_types_is_refused_and_says_what_to_do(
+    fault: dict[str, object], tmp_path: Path
+) -> None:
+    whole = dataclasses.asdict(describe(["vcut"]))
+    (tmp_path / "sweep.json").write_text(json.dumps({**whole, **fault}))
+    with pytest.raises(ConfigError, match=r"sweep.json is not what a sweep writes .*: remove it"):
+        manifest.read_sweep(tmp_path)

@@ -62,7 +62,15 @@ def test_what_a_manifest_holds_of_a_setting_reads_back(tmp_path: Path) -> None:
         ("[c17]\nseed = 3", r"table \[c17\]: seed is the same for all settings of a sweep: --seed"),
         ("[c17]\nclips = 3", r"table \[c17\]: clips is the same"),
         ("[scores]\ncut = 3", r"table \[scores\]: 'scores' cannot be the name"),
-        ("[vbench]", r"table \[vbench\]: 'vbench' cannot be the name"),
+        ("[VBench]", r"table \[VBench\]: 'VBench' cannot be the name"),
+        ("['sweep.json']", r"'sweep.json' cannot be the name"),
+        ("['manifest-1.jsonl']", r"'manifest-1.jsonl' cannot be the name"),
+        ("['scores.CSV']", r"'scores.CSV' cannot be the name"),
+        ('["a\\nb"]', "cannot be the name"),
+        (f"[{'z' * 61}]", "at most 60"),
+        ("[a]\n[A]", "two tables whose names differ in capitals alone"),
+        ("[a]\nfps = 500", "setting a: .* at most 240 frames per second"),
+        ("[a]\nsteps = 99999999999", "steps must be a whole number from 1 to 10000"),
         ("['a/b']\ncut = 3", r"table \[a/b\]: 'a/b' cannot be the name"),
         ("['..']\ncut = 3", r"'..' cannot be the name"),
         ("cut = 17", r"settings.toml: cut stands outside of a table"),
@@ -73,7 +81,11 @@ def test_what_a_manifest_holds_of_a_setting_reads_back(tmp_path: Path) -> None:
 )
 def test_a_fault_names_file_table_and_key(text: str, says: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=says):
-        from_toml(table(tmp_path, text), {})
+        [setting.resolve(TINY) for setting in from_toml(table(tmp_path, text), {})]
+
+
+def test_a_mark_at_the_start_as_windows_editors_write_it_is_no_part_of_the_table(tmp_path: Path) -> None:
+    assert from_toml(table(tmp_path, "\ufeff[a]\ncut = 3"), {})[0].name == "a"
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -42,6 +42,12 @@ def suite(tmp_path: Path, content: Any) -> Path:
     return file
 
 
+def there(*files: Path) -> None:
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("a picture")
+
+
 def test_a_folder_gives_its_pictures_by_name(tmp_path: Path) -> None:
     made = make_pictures(tmp_path / "pictures", 3)
     (tmp_path / "pictures" / "notes.txt").write_text("no picture")
@@ -50,16 +56,26 @@ def test_a_folder_gives_its_pictures_by_name(tmp_path: Path) -> None:
 
 
 def test_a_list_file_has_a_path_a_line_relative_to_itself(tmp_path: Path) -> None:
-    listed = tmp_path / "list.txt"
-    listed.write_text("pictures/b é.png\n\n/elsewhere/a.jpg\npictures/b é.png\n", encoding="utf-8")
-    assert pictures(listed) == (
-        Picture("b é", tmp_path / "pictures/b é.png"),
-        Picture("a", Path("/elsewhere/a.jpg")),
+    listed, elsewhere = tmp_path / "list.txt", tmp_path / "elsewhere" / "a.jpg"
+    there(tmp_path / "pictures/b é.png", elsewhere)
+    # with the mark that Windows' editors put at the start, a note, and one picture in several ways
+    text = (
+        f"\ufeffpictures/b é.png\n\n# others\n{elsewhere}\npictures/b é.png\n./pictures/../pictures/b é.png\n"
     )
+    listed.write_text(text, encoding="utf-8")
+    assert pictures(listed) == (Picture("b é", tmp_path / "pictures/b é.png"), Picture("a", elsewhere))
+
+
+def test_what_a_list_names_and_is_not_there_is_said_at_once(tmp_path: Path) -> None:
+    there(tmp_path / "b.png")
+    (tmp_path / "list.txt").write_text("a.png\nb.png\n.\n")
+    with pytest.raises(MediaError, match=r"list.txt names what is no file: .*/a.png, [^,]*$"):
+        pictures(tmp_path / "list.txt")
 
 
 def test_quality_is_what_is_scored_for_more_than_the_camera(tmp_path: Path) -> None:
-    file, folder = suite(tmp_path, SUITE), Path("crop/16-9")
+    file, folder = suite(tmp_path, SUITE), tmp_path / "crop/16-9"
+    there(*(folder / e["image_name"] for e in SUITE))
     quality = pictures(file, None, folder)
     assert quality == pictures(file, "quality", folder)
     assert [picture.name for picture in quality] == ["a bear in the water", "a beach", "a lake"]
@@ -68,16 +84,18 @@ def test_quality_is_what_is_scored_for_more_than_the_camera(tmp_path: Path) -> N
 
 def test_an_older_file_has_no_pictures_for_the_camera(tmp_path: Path) -> None:
     older = [{k: v for k, v in e.items() if k != "image_name" or e["dimension"] == BOTH} for e in SUITE[:3:2]]
-    file, folder = suite(tmp_path, older), Path("crop/16-9")
+    file, folder = suite(tmp_path, older), tmp_path / "crop/16-9"
+    there(folder / "a bear in the water.jpg")
     assert [picture.name for picture in pictures(file, "quality", folder)] == ["a bear in the water"]
     with pytest.raises(ConfigError, match="entry 1: image_name must be a str, got None"):
         pictures(file, "full", folder)
 
 
 def test_full_is_every_distinct_prompt(tmp_path: Path) -> None:
-    full = pictures(suite(tmp_path, SUITE), "full", Path("crop/16-9"))
+    there(*(tmp_path / "crop/16-9" / e["image_name"] for e in SUITE))
+    full = pictures(suite(tmp_path, SUITE), "full", tmp_path / "crop/16-9")
     assert len(full) == 5
-    assert full[2] == Picture("a beach, camera pans left", Path("crop/16-9/a beach.jpg"))
+    assert full[2] == Picture("a beach, camera pans left", tmp_path / "crop/16-9/a beach.jpg")
 
 
 @pytest.mark.parametrize(
@@ -87,17 +105,19 @@ def test_full_is_every_distinct_prompt(tmp_path: Path) -> None:
         ({}, "is not VBench's list of prompts, but a dict"),
         ([SUITE[0], {**SUITE[1], "dimension": "aesthetic_quality"}], "entry 1: dimension must be a list"),
         ([{"prompt_en": "a", "dimension": BOTH}], "entry 0: image_name must be a str, got None"),
-        (["a"], "entry 0: dimension must be a list, got None"),
+        (["a"], "entry 0: prompt_en must be a str, got None"),
         (
             [entry("a", BOTH, "a.jpg"), entry("a", BOTH, "b.jpg")],
             r"entry 1: 'a' has the pictures a.jpg and b.jpg",
         ),
-        ([entry("up/down", BOTH)], r"no clip can be called 'up/down': a name has no /"),
-        ([entry("a" * (LONGEST + 1), BOTH)], rf"at most {LONGEST} bytes"),
+        ([entry("up/down", BOTH, "a.jpg")], r"no clip can be called 'up/down': a name has no /"),
+        ([entry("a" * (LONGEST + 1), BOTH, "a.jpg")], rf"at most {LONGEST} bytes"),
+        ([entry("\ud800", BOTH, "a.jpg")], "no clip can be called"),
         ([], "there are no pictures in it"),
     ],
 )
 def test_a_fault_of_the_suite_is_named(content: Any, says: str, tmp_path: Path) -> None:
+    there(tmp_path / "a.jpg")
     with pytest.raises(VcutError, match=says):
         pictures(suite(tmp_path, content), None, tmp_path)
 
@@ -105,6 +125,7 @@ def test_a_fault_of_the_suite_is_named(content: Any, says: str, tmp_path: Path) 
 def test_two_pictures_of_one_name_are_refused(tmp_path: Path) -> None:
     listed = tmp_path / "list.txt"
     listed.write_text("x/Disc.png\ny/disc.jpg\n")
+    there(tmp_path / "x/Disc.png", tmp_path / "y/disc.jpg")
     with pytest.raises(ConfigError, match=r"x/Disc.png and .*y/disc.jpg would give clips of one name"):
         pictures(listed)
 

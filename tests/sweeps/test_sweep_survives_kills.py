@@ -21,7 +21,7 @@ import pytest
 from sweep_stub import make_pictures
 
 from vcut import media
-from vcut.sweeps import manifest
+from vcut.sweeps import json_lines, manifest
 from vcut.sweeps.manifest import Key
 
 CLIPS = 40 * 2 * 3
@@ -109,7 +109,7 @@ def check_halfway(out: Path) -> None:
 
 def frames(out: Path, clips: int) -> dict[Key, str]:
     """Hashes of the frames by clip, of a sweep that is whole: nothing is lost, doubled or left behind."""
-    lines = [line for file in out.glob("manifest*.jsonl") for line in manifest.read_lines(file)]
+    lines = [line for file in out.glob("manifest*.jsonl") for line in json_lines.read(file)]
     records = manifest.read(out)
     assert len(lines) == len(records) == clips, out
     assert {out / record.file for record in records} == set(out.glob("*/*.mp4")), out

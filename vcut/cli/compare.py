@@ -31,34 +31,18 @@ def add(commands: Any) -> None:
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("out", type=values.path, metavar="OUT", help="the folder of a sweep")
-    parser.add_argument(
-        "-o", "--output", type=values.path, metavar="HTML", help="the page (default: OUT/compare.html)"
-    )
-    parser.add_argument(
-        "--images",
-        nargs="+",
-        type=values.name,
-        default=(),
-        metavar="N|NAME",
-        help="the first N images, or those of these names or patterns (default: all)",
-    )
-    parser.add_argument(
-        "--worst",
-        type=values.count,
-        metavar="N",
-        help="the N worst pairs, a pair being the clips of one image and seed: by the difference from the baseline "
-        "if it has such a score, else by the score",
-    )
-    parser.add_argument(
-        "--by",
-        type=values.name,
-        metavar="MEASURE",
-        help="what --worst and the page sort by (default: the first)",
-    )
-    parser.add_argument(
-        "--link", action="store_true", help="refer to the clips where they lie, instead of copying them in"
-    )
+    add = parser.add_argument
+    add("out", type=values.path, metavar="OUT", help="the folder of a sweep")
+    says = "the page (default: OUT/compare.html)"
+    add("-o", "--output", type=values.path, metavar="HTML", help=says)
+    says = "the first N images, or those of these names or patterns (default: all)"
+    add("--images", nargs="+", type=values.name, default=(), metavar="N|NAME", help=says)
+    says = "the N pairs (clips of one image and seed) that lost most against the baseline, or have the worst score"
+    add("--worst", type=values.count, metavar="N", help=says)
+    says = "what --worst and the page sort by: psnr, or another column of scores.csv (default: the first)"
+    add("--by", type=values.name, metavar="MEASURE", help=says)
+    says = "refer to the clips where they lie, instead of copying them in"
+    add("--link", action="store_true", help=says)
 
 
 def compare(args: argparse.Namespace) -> None:

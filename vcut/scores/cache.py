@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vcut.errors import ConfigError
-from vcut.sweeps.manifest import append_line, read_lines
+from vcut.sweeps import json_lines
 
 FOLDER = "scores"
 """Folder of the files in that of a sweep."""
@@ -48,13 +48,6 @@ class Cached:
     measures: dict[str, Measure]
     scores: dict[tuple[str, str], Scores]
 
-    def latest(self) -> dict[str, Scores]:
-        """Scores by the clip's hash alone; of one measure from several sources, the last."""
-        merged: dict[str, Scores] = {}
-        for (file, _), scores in self.scores.items():
-            merged.setdefault(file, {}).update(scores)
-        return merged
-
 
 def read(path: Path) -> Cached:
     """Read a file of scores; one that is not there holds nothing.
@@ -63,17 +56,17 @@ def read(path: Path) -> Cached:
         ConfigError: a line is JSON, but neither of the two kinds.
     """
     found = Cached({}, {})
-    for number, data in read_lines(path) if path.exists() else ():
+    for number, data in json_lines.read(path) if path.exists() else ():
         try:
             if "measures" in data:
-                measures = [Measure(**said) for said in data["measures"]]
+                measures = [json_lines.typed(Measure, said) for said in data["measures"]]
                 found.measures.update({measure.name: measure for measure in measures})
                 continue
             key = data["file_sha256"], data["source"]
             # the last one counts, and comes last
             found.scores.pop(key, None)
-            found.scores[key] = dict(data["scores"])
-        except (TypeError, KeyError, ValueError) as error:
+            found.scores[key] = _checked(data["scores"])
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
             raise ConfigError(f"{path}, line {number} is no score of a clip: {error!r}") from error
     return found
 
@@ -82,7 +75,7 @@ def announce(path: Path, measures: Sequence[Measure]) -> None:
     """Write what the scores of a file mean, unless it says so already."""
     path.parent.mkdir(exist_ok=True)
     if any(read(path).measures.get(measure.name) != measure for measure in measures):
-        append_line(path, {"measures": [dataclasses.asdict(measure) for measure in measures]})
+        json_lines.append(path, {"measures": [dataclasses.asdict(measure) for measure in measures]})
 
 
 def append(path: Path, file_sha256: str, source: str, scores: Mapping[str, Any]) -> None:
@@ -91,7 +84,15 @@ def append(path: Path, file_sha256: str, source: str, scores: Mapping[str, Any])
     Raises:
         ConfigError: a score is NaN or infinite.
     """
+    try:
+        line = {"file_sha256": file_sha256, "source": source, "scores": _checked(scores)}
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    json_lines.append(path, line)
+
+
+def _checked(scores: Mapping[str, Any]) -> Scores:
     for name, value in scores.items():
         if not all(math.isfinite(number) for number in (value if isinstance(value, list) else [value])):
-            raise ConfigError(f"{path}: the score {name} of a clip is {value}, expected a number")
-    append_line(path, {"file_sha256": file_sha256, "source": source, "scores": dict(scores)})
+            raise ValueError(f"the score {name} of a clip is {value}, expected a number")
+    return dict(scores)

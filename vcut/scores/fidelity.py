@@ -1,6 +1,7 @@
 """Fidelity of a clip to another of the same picture and seed: what an accelerator has changed.
 
-Shapes: f frames, pictures ``[f, 3, H, W]`` in 0..1, latents ``[f, c, h, w]``.
+Shapes: f frames, pictures ``[f, 3, H, W]`` in 0..1, latents ``[f, c, h, w]``. Clips of different shapes raise
+:class:`ConfigError`.
 """
 
 from __future__ import annotations
@@ -16,20 +17,12 @@ LARGEST = 100.0
 
 
 def psnr_curve(frames: Tensor, reference: Tensor) -> list[float]:
-    """PSNR of each frame, in dB, at most :data:`LARGEST`.
-
-    Raises:
-        ConfigError: clips of different shapes.
-    """
+    """PSNR of each frame, in dB, at most :data:`LARGEST`."""
     return [_psnr(error) for error in _squared_errors(frames, reference).mean((1, 2, 3)).tolist()]
 
 
 def psnr(frames: Tensor, reference: Tensor) -> float:
-    """PSNR of the clip, in dB: of the mean squared error over all its frames, at most :data:`LARGEST`.
-
-    Raises:
-        ConfigError: clips of different shapes.
-    """
+    """PSNR of the clip, in dB: of the mean squared error over all its frames, at most :data:`LARGEST`."""
     return _psnr(_squared_errors(frames, reference).mean().item())
 
 
@@ -39,7 +32,7 @@ def ssim(frames: Tensor, reference: Tensor) -> float:
     Frames are reflected at their edges, so that there is a window at every pixel.
 
     Raises:
-        ConfigError: clips of different shapes, or frames smaller than the window.
+        ConfigError: frames smaller than the window.
         VcutError: torchmetrics is not installed.
     """
     _check_shapes(frames, reference)
@@ -55,11 +48,7 @@ def ssim(frames: Tensor, reference: Tensor) -> float:
 
 
 def latent_distance(latents: Tensor, reference: Tensor) -> float:
-    """Distance of latents relative to the reference's length, both in the L2 norm: 0 if they are equal.
-
-    Raises:
-        ConfigError: latents of different shapes.
-    """
+    """Distance of latents relative to the reference's length, both in the L2 norm: 0 if they are equal."""
     _check_shapes(latents, reference)
     x, y = latents.double(), reference.double()
     return ((x - y).norm() / y.norm().clamp_min(1e-12)).item()

@@ -60,53 +60,55 @@ def consistency(
 
     Args:
         name: of the group; one that does not clip is another group.
-        subject: what the encoder looks at: ``"subject"``, ``"background"``, ``"clip"``.
+        subject: what the encoder looks at: ``"subject"``, ``"background"``, ``"CLIP"``.
         encoder: what turns frames into features.
         clip: negative cosines count as 0, as in VBench.
-        mix: encoder for VBench's mix of cosines, by default ``encoder``.
+        mix: encoder for VBench's mix of cosines; without one there is no mix.
     """
-    style = "vbench_style" if clip else "unclipped"
-    seen = "CLIP" if subject == "clip" else subject
-    names = {
-        f"{subject}_consistency_{style}": f"{seen[0].upper()}{seen[1:]} consistency",
-        f"video_image_{subject}_consistency_{style}": f"Video-image {seen} consistency",
-        f"i2v_{subject}_vbench_style": f"I2V {seen}",
-    }
-    inner, outer, mixed = (Measure(name, label, "higher", encoder.label) for name, label in names.items())
-    measures = (inner, outer, mixed) if subject != "background" else (inner, outer)
+    style, key = "vbench_style" if clip else "unclipped", subject.lower()
+    label = f"{subject[0].upper()}{subject[1:]} consistency"
+    inner = Measure(f"{key}_consistency_{style}", label, "higher", encoder.label)
+    outer = replace(inner, name=f"video_image_{inner.name}", label=f"Video-image {subject} consistency")
+    mixed = replace(inner, name=f"i2v_{key}_vbench_style", label=f"I2V {subject}")
 
-    def score(clip_: Clip) -> Scores:
-        frames, picture = clip_.frames, clip_.picture()[None]
+    def score(scored: Clip) -> Scores:
+        frames, picture = scored.frames, scored.picture()[None]
         features, reference = encoder.features(frames), encoder.features(picture)[0]
         scores: Scores = {
             inner.name: 100 * equations.consistency(features, clip=clip),
             outer.name: 100 * equations.reference_consistency(features, reference, clip=clip),
         }
-        if mixed in measures:
-            if mix is not None:
+        if mix is not None:
+            if mix is not encoder:
                 features, reference = mix.features(frames), mix.features(picture)[0]
             scores[mixed.name] = 100 * equations.i2v_mix(features, reference)
         return scores
 
     def source(record: Record) -> str | None:
-        if record.frames < 2:
-            return None
-        return f"{encoder.sha256}, picture {record.image_sha256}, {style}"
+        fits = record.frames > 1
+        return f"{encoder.sha256}, picture {record.image_sha256}, {style}" if fits else None
 
+    measures = (inner, outer, mixed) if mix is not None else (inner, outer)
     return Group(name if clip else f"{name}-unclipped", measures, source, score, needs_picture=True)
 
 
 def baseline_fidelity(
     out: Path, baseline: str, clips: Mapping[tuple[str, int], Record], *, with_ssim: bool = True
 ) -> Group:
-    """Fidelity to the clips of a baseline setting, which are given by name and number."""
+    """Fidelity to the clips of a baseline setting, which are given by name and number.
+
+    Those of another seed or shape are not compared frame by frame.
+    """
     psnr = Measure("psnr", "PSNR", "higher", baseline, "dB")
     ssim = replace(psnr, name="ssim", label="SSIM", unit="")
     latents = replace(psnr, name="latent_distance", label="Latent distance", better="lower", unit="")
 
     def source(record: Record) -> str | None:
         reference = clips.get((record.name, record.index))
-        if reference is None or record.setting == baseline or _form(record) != _form(reference):
+        alike = ("seed", "frames", "height", "width")
+        if reference is None or record.setting == baseline:
+            return None
+        if any(getattr(record, name) != getattr(reference, name) for name in alike):
             return None
         kept = record.latents and reference.latents
         return f"{reference.file_sha256}{', latents' if kept else ''}{'' if with_ssim else ', no SSIM'}"
@@ -126,8 +128,3 @@ def baseline_fidelity(
         return scores
 
     return Group("fidelity", (psnr, ssim, latents), source, score)
-
-
-def _form(record: Record) -> tuple[int, ...]:
-    """Seed and shape of a clip: those of another seed or shape are not compared frame by frame."""
-    return record.seed, record.frames, record.height, record.width

@@ -11,17 +11,17 @@ import fnmatch
 import json
 import math
 import os
-import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from vcut import __version__, media
-from vcut.errors import ConfigError, MediaError
-from vcut.sweeps import manifest
-from vcut.sweeps.manifest import Record
+from vcut import __version__
+from vcut.errors import ConfigError, MediaError, OutputExistsError
+from vcut.scores.cache import Measure
+from vcut.sweeps import json_lines, manifest
+from vcut.sweeps.manifest import Key, Record
 from weights_tools.outputs import check_file, replacing
 
 LIMIT = 200_000_000
@@ -30,14 +30,9 @@ LIMIT = 200_000_000
 SCRIPTS = ("scores", "mp4", "clips", "strip", "player", "pairs", "pair", "page")
 """Scripts of the page, each after those whose names it needs when it starts."""
 
-_KEYS = {
-    "clips": ("setting", "name", "index", "scores"),
-    "measures": ("name", "label", "better"),
-    "summary": (),
-}
-"""Names that each entry of scores.json must have."""
-
 _MARK = b"<!doctype html>\n<!-- made by vcut compare -->"
+
+Values = dict[Key, dict[str, float | None]]
 
 
 def write(
@@ -56,7 +51,7 @@ def write(
         path: the file to write, by default ``compare.html`` in ``out``. An earlier page is replaced, nothing else.
         images: names of images or patterns (``cat*``), or one number N for the first N images; by default all.
         worst: take this many pairs (the clips of one image and seed), the worst ones by ``by``.
-        by: name of a measure in scores.json, by default the first.
+        by: name or label of a measure in scores.json, by default the first.
         link: refer to the clips where they lie, instead of putting them into the page.
 
     Returns:
@@ -64,15 +59,16 @@ def write(
 
     Raises:
         ConfigError: there are no such clips, images or scores, or the page would be larger than :data:`LIMIT`.
-        MediaError: a clip of the manifest is missing.
+        MediaError: a clip of the manifest is missing or was changed.
         OutputExistsError: ``path`` is there and no compare page.
     """
-    path = path or out / "compare.html"
-    check_file(path, overwrite=_is_page(path))
-    records, scores = manifest.read(out), _read_scores(out / "scores.json")
+    records, path = manifest.read(out), path or out / "compare.html"
     if not records:
         raise ConfigError(f"{out} has no finished clips: vcut sweep IMAGES -o {out} makes them")
-    values = {(c["setting"], c["name"], c["index"]): c["scores"] for c in scores["clips"]}
+    check_file(path, overwrite=True)
+    if path.exists() and not _is_page(path):
+        raise OutputExistsError(f"{path} exists already and is no page of vcut compare: choose another name")
+    scores, values = _read_scores(out / "scores.json")
     baseline = (
         scores.get("baseline") or next((r for r in records if r.preset == "baseline"), records[0]).setting
     )
@@ -80,8 +76,11 @@ def write(
     records = _of_images(records, images)
     if worst is not None:
         records = _worst(records, values, measure, baseline, worst)
-    _check_files(out, records, link)
-    clips = [_clip(out, record, path, link) | {"id": f"clip-{i}"} for i, record in enumerate(records)]
+    _check_clips(out, records, link)
+    clips = [_clip(record, f"clip-{i}", values) for i, record in enumerate(records)]
+    for clip in clips if link else ():
+        place = os.path.relpath((out / clip["file"]).resolve(), path.parent.resolve())
+        clip["link"] = quote(os.fsencode(place.replace(os.sep, "/")))
     firsts = {record.setting: record for record in records}
     data = {
         "title": out.resolve().name,
@@ -94,47 +93,43 @@ def write(
         "settings": [
             {"name": r.setting, "preset": r.preset, "settings": r.settings} for r in firsts.values()
         ],
-        "clips": [c | {"scores": values.get(r.key, {})} for c, r in zip(clips, records, strict=True)],
+        "clips": clips,
     }
     head, tail = _template(json.dumps(data)).split(b"<!-- clips -->")
-    with replacing(path, overwrite=_is_page(path)) as target, target.open("wb") as file:
+    with replacing(path, overwrite=True) as target, target.open("wb") as file:
         file.write(head)
-        for clip, record in zip(clips, records, strict=True):
-            if clip["links"] is None:
-                encoded = b" ".join(base64.b64encode(part) for part in _files(out / record.file))
-                name = clip["id"].encode()
-                file.write(b'<script type="text/plain" id="%s">%s</script>\n' % (name, encoded))
+        for clip in () if link else clips:
+            encoded = base64.b64encode((out / clip["file"]).read_bytes())
+            file.write(b'<script type="text/plain" id="%s">%s</script>\n' % (clip["id"].encode(), encoded))
         file.write(tail)
     return path
 
 
 def _is_page(path: Path) -> bool:
-    if not path.is_file():
-        return False
     with path.open("rb") as file:
         return file.read(len(_MARK)) == _MARK
 
 
-def _read_scores(path: Path) -> dict[str, Any]:
-    """Read what ``vcut score`` wrote; there are no scores if it did not run. NaN becomes None."""
+def _read_scores(path: Path) -> tuple[dict[str, Any], Values]:
+    """Read what ``vcut score`` wrote, and its scores by clip; none if it did not run. NaN becomes None."""
     if not path.exists():
-        return {"measures": [], "summary": {}, "clips": []}
+        return {"measures": [], "summary": {}}, {}
     try:
         scores: dict[str, Any] = json.loads(path.read_text("utf-8"), parse_constant=lambda _: None)
-        for key, names in _KEYS.items():
-            [each[name] for each in scores[key] for name in names]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            f"{path} is not as vcut score writes it ({error!r}): run vcut score again"
-        ) from error
-    return scores
+        for measure in scores["measures"]:
+            json_lines.typed(Measure, measure)
+        scores["summary"] = {setting: dict(cells) for setting, cells in scores["summary"].items()}
+        values = {(c["setting"], c["name"], c["index"]): dict(c["scores"]) for c in scores["clips"]}
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ConfigError(f"{path} is not as vcut score writes it ({error!r}): run it again") from error
+    return scores, values
 
 
 def _measure(measures: Sequence[dict[str, Any]], name: str | None) -> dict[str, Any] | None:
-    """The measure of this name, by default the first if there is one."""
+    """The measure of this name or label, by default the first if there is one."""
     if name is None:
         return measures[0] if measures else None
-    found = next((measure for measure in measures if measure["name"] == name), None)
+    found = next((each for each in measures if name in (each["name"], each["label"])), None)
     if found is None:
         known = ", ".join(measure["name"] for measure in measures) or "none: vcut score comes first"
         raise ConfigError(f"--by {name}: there is no such measure; there are {known}")
@@ -158,11 +153,7 @@ def _of_images(records: list[Record], images: Collection[str]) -> list[Record]:
 
 
 def _worst(
-    records: list[Record],
-    values: dict[tuple[str, str, int], dict[str, float]],
-    measure: dict[str, Any] | None,
-    baseline: str,
-    count: int,
+    records: list[Record], values: Values, measure: dict[str, Any] | None, baseline: str, count: int
 ) -> list[Record]:
     """The records of ``count`` pairs whose worst clip is furthest from the baseline's, or, without that, worst."""
     if measure is None:
@@ -170,24 +161,19 @@ def _worst(
     sign = -1 if measure["better"] == "higher" else 1
     losses: dict[tuple[str, int], float] = {}
     for record in records:
-        value = values.get(record.key, {}).get(measure["name"])
-        base = values.get((baseline, record.name, record.index), {}).get(measure["name"])
-        if value is None or record.setting == baseline:
-            continue
         pair = record.name, record.index
-        losses[pair] = max(losses.get(pair, -math.inf), sign * (value - (base or 0)))
+        value, base = (
+            values.get((setting, *pair), {}).get(measure["name"]) for setting in (record.setting, baseline)
+        )
+        if value is not None and record.setting != baseline:
+            losses[pair] = max(losses.get(pair, -math.inf), sign * (value - (base or 0)))
     if not losses:
         raise ConfigError(f"--worst {count}: no clip beside the baseline's has a score of {measure['name']}")
     chosen = sorted(losses, key=lambda pair: -losses[pair])[:count]
     return [record for record in records if (record.name, record.index) in chosen]
 
 
-def _check_files(out: Path, records: Sequence[Record], link: bool) -> None:
-    for record in records:
-        if not (out / record.file).exists():
-            raise MediaError(
-                f"{out / record.file} is in the manifest and not there: vcut sweep makes it again"
-            )
+def _check_clips(out: Path, records: Sequence[Record], link: bool) -> None:
     size = sum(record.bytes for record in records) * 4 // 3
     if size > LIMIT and not link:
         names = len({record.name for record in records})
@@ -196,40 +182,19 @@ def _check_files(out: Path, records: Sequence[Record], link: bool) -> None:
             f"the page would have {size / 1e6:.0f} MB, and browsers open up to {LIMIT / 1e6:.0f} MB with ease: "
             f"choose clips with --images {fit} or --worst {fit}, or leave them where they are with --link"
         )
+    for record in records:
+        if not manifest.is_complete(out, record):
+            raise MediaError(
+                f"{out / record.file} is not the clip of the manifest, or is gone: run the sweep again"
+            )
 
 
-def _clip(out: Path, record: Record, path: Path, link: bool) -> dict[str, Any]:
-    """Gather what the page knows of one clip. Links are None if its files are in the page."""
-    file = out / record.file
-    names = ("setting", "name", "index", "seed", "image", "frames", "fps", "width", "height", "seconds")
-    known = {name: getattr(record, name) for name in names}
-    known["seed"] = str(record.seed)  # JavaScript rounds numbers from 2^53 on
-    links = None
-    if link and file.suffix.lower() not in (".gif", ".webp"):  # a page cannot step through these
-        paths = _pictures(file) if file.is_dir() else [file]
-        links = [_address(each, path.parent) for each in paths]
-    kind = "video/mp4" if file.suffix.lower() == ".mp4" else "image/png"
-    return known | {"type": kind, "links": links}
-
-
-def _address(file: Path, folder: Path) -> str:
-    return quote(os.fsencode(os.path.relpath(file.resolve(), folder.resolve()).replace(os.sep, "/")))
-
-
-def _pictures(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.png"))
-
-
-def _files(clip: Path) -> Iterator[bytes]:
-    """A clip as the page takes it: an MP4, or the frames as PNG."""
-    if clip.suffix.lower() == ".mp4":
-        yield clip.read_bytes()
-    elif clip.is_dir():
-        yield from (file.read_bytes() for file in _pictures(clip))
-    else:
-        with tempfile.TemporaryDirectory() as room:
-            folder = media.write(media.read(clip)[0], Path(room) / "frames")
-            yield from (file.read_bytes() for file in _pictures(folder))
+def _clip(record: Record, identifier: str, values: Values) -> dict[str, Any]:
+    """Gather what the page knows of one clip."""
+    names = ("setting", "name", "index", "file", "image", "frames", "fps", "width", "height", "seconds")
+    # JavaScript rounds numbers from 2^53 on
+    own = {"id": identifier, "seed": str(record.seed), "scores": values.get(record.key, {}), "link": None}
+    return {name: getattr(record, name) for name in names} | own
 
 
 def _template(data: str) -> bytes:

@@ -36,9 +36,9 @@ class Cell:
 
     def to_dict(self) -> dict[str, Any]:
         """The cell as plain JSON values."""
-        said = _plain(self.value)
+        said = self.value.to_dict()
         if self.difference is not None:
-            said["difference"] = {**_plain(self.difference), f"clips_for_{DIFFERENCE}": self.clips_needed}
+            said["difference"] = {**self.difference.to_dict(), f"clips_for_{DIFFERENCE}": self.clips_needed}
         return said
 
 
@@ -60,15 +60,15 @@ class Report:
         return settings
 
     def json(self) -> str:
-        """Everything, as JSON."""
+        """Everything, as JSON. Curves, one value a frame, stand apart from the scores of a clip."""
         summary: dict[str, dict[str, Any]] = {setting: {} for setting in self.settings}
         for (setting, name), cell in self.cells.items():
             summary[setting][name] = cell.to_dict()
         clips = []
         for record, scores in self.clips:
             said: dict[str, Any] = {key: getattr(record, key) for key in ("setting", "name", "index", "file")}
-            said["scores"] = {name: value for name, value in scores.items() if not isinstance(value, list)}
-            said["curves"] = {name: value for name, value in scores.items() if isinstance(value, list)}
+            for kind, is_curve in (("scores", False), ("curves", True)):
+                said[kind] = {name: x for name, x in scores.items() if isinstance(x, list) == is_curve}
             clips.append(said)
         whole = {
             "baseline": self.baseline,
@@ -83,15 +83,12 @@ class Report:
         """One line a clip, one column a measure."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        about, names = (
-            ("setting", "name", "index", "file", "seed", "seconds"),
-            [m.name for m in self.measures],
-        )
+        about = ("setting", "name", "index", "file", "seed", "seconds")
+        names = [measure.name for measure in self.measures]
         writer.writerow([*about, *names])
         for record, scores in self.clips:
-            writer.writerow(
-                [*(getattr(record, key) for key in about), *(scores.get(name, "") for name in names)]
-            )
+            own = [getattr(record, key) for key in about]
+            writer.writerow([*own, *(scores.get(name, "") for name in names)])
         return text.getvalue()
 
 
@@ -109,7 +106,3 @@ def report(baseline: str, measures: Sequence[Measure], clips: Sequence[tuple[Rec
         pairs = paired_differences(by_clip, values.get((baseline, name), {})) if setting != baseline else []
         cells[setting, name] = Cell(mean, estimate(image_means(pairs)), len(by_clip) / mean.images)
     return Report(baseline, tuple(measures), tuple(clips), cells)
-
-
-def _plain(value: Estimate) -> dict[str, Any]:
-    return {"mean": value.mean, "low": value.low, "high": value.high, "images": value.images}

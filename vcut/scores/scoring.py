@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache as once
 from functools import partial
 from pathlib import Path
@@ -19,8 +19,7 @@ from vcut.scores.cache import Measure, Scores
 from vcut.scores.groups import Clip, Group
 from vcut.settings import Settings
 from vcut.sweeps.manifest import Record, file_sha256, is_complete
-
-Say = Callable[[str], None]
+from vcut.sweeps.runner import Say
 
 
 def score(
@@ -54,7 +53,7 @@ def score(
     failed = 0
     bar = tqdm(total=len(missing), desc="scoring", unit="clip", disable=not progress)
     for key, clips in itertools.groupby(missing, key=lambda item: (item[0].name, item[0].index)):
-        reference = once(partial(_reference, out, baseline, key))
+        reference = once(lambda key=key: _frames(out, baseline[key]))
         for record, lacking in clips:
             try:
                 clip = Clip(record, _frames(out, record), partial(_picture, record), reference)
@@ -74,30 +73,28 @@ def collect(
 ) -> tuple[list[Measure], list[tuple[Record, Scores]]]:
     """All scores that a sweep has, and what they mean: of ``groups`` and of every other file in its folder of scores.
 
+    Of another file the source is not known: of one measure of a clip from several sources the last counts.
+
     Raises:
         ConfigError: a file that cannot be understood.
     """
     files = {path.stem: cache.read(path) for path in sorted((out / cache.FOLDER).glob("*.jsonl"))}
     wanted = {group.name: group for group in groups}
-    latest = {name: file.latest() for name, file in files.items() if name not in wanted}
-    order = [*(name for name in wanted if name in files), *latest]
-
-    def found(name: str, record: Record) -> Scores:
-        if name in latest:
-            return latest[name].get(record.file_sha256, {})
-        return files[name].scores.get((record.file_sha256, wanted[name].source(record) or ""), {})
-
+    order = [*(name for name in wanted if name in files), *(name for name in files if name not in wanted)]
+    latest: dict[str, Scores] = {}
+    for name in order:
+        for (clip, _), scores in files[name].scores.items() if name not in wanted else ():
+            latest.setdefault(clip, {}).update(scores)
     collected: list[tuple[Record, Scores]] = []
     for record in records:
-        scores: Scores = {}
-        for name in order:
-            scores.update(found(name, record))
-        collected.append((record, scores))
+        found: Scores = {}
+        for name, group in wanted.items():
+            key = record.file_sha256, group.source(record) or ""
+            found |= files[name].scores.get(key, {}) if name in files else {}
+        collected.append((record, found | latest.get(record.file_sha256, {})))
     seen = {name for _, scores in collected for name in scores}
-    measures = [
-        measure for name in order for measure in files[name].measures.values() if measure.name in seen
-    ]
-    return measures, collected
+    measures = [measure for name in order for measure in files[name].measures.values()]
+    return [measure for measure in measures if measure.name in seen], collected
 
 
 def _missing(
@@ -137,10 +134,6 @@ def _frames(out: Path, record: Record) -> Tensor:
             f"{out / record.file} is not the clip of the manifest, or is gone: run the sweep again"
         )
     return media.read(out / record.file)[0]
-
-
-def _reference(out: Path, baseline: Mapping[tuple[str, int], Record], key: tuple[str, int]) -> Tensor:
-    return _frames(out, baseline[key])
 
 
 def _picture(record: Record) -> Tensor:

@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 LEVEL = 0.95
 """Probability that an interval holds the true mean."""
@@ -34,6 +35,10 @@ class Estimate:
     def half(self) -> float | None:
         """Half the length of the interval."""
         return None if self.high is None else self.high - self.mean
+
+    def to_dict(self) -> dict[str, Any]:
+        """The mean, its interval and the number of images, as plain JSON values."""
+        return {"mean": self.mean, "low": self.low, "high": self.high, "images": self.images}
 
 
 def estimate(values: Sequence[float]) -> Estimate | None:

@@ -6,12 +6,13 @@ prints for a single score is not known, and left out.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from vcut.analysis.paper_tables import CUTS, PRINTED_SECONDS
 from vcut.analysis.text_table import Table
 from vcut.config import PRESETS
 from vcut.scores.cache import Measure
 from vcut.scores.report import DIFFERENCE, Report
-from vcut.scores.statistics import Estimate
 from vcut.settings import Settings
 from vcut.sweeps.manifest import Record
 
@@ -31,22 +32,38 @@ COLUMNS = {
 }
 """Columns of the quality table: VBench's own measure, and ours of the same formula."""
 
-MEANS = "Means over images with 95 % intervals."
+QUALITY = "Quality, in the columns of the paper's Tables I and IV"
 
+MEANS = "Means over images with 95 % intervals."
+FILLED = f"{MEANS} In points. VBench fills every column: vcut score --vbench-files."
+OURS = "[1] VBench's formula computed here (vbench_style), not by VBench."
 COMPRESSED = (
     "PSNR and SSIM are of the compressed clips: frames that differ in the last bit alone come to about 45 to 50 dB. "
     "Smaller differences show in the latents (vcut sweep --keep-latents)."
+)
+PAIRED = f"Paired: same image, same seed. {MEANS}"
+NEEDED = (
+    f"[1] Clips of a setting that it takes to see a difference of {DIFFERENCE} points in 8 of 10 such sweeps: "
+    "((1.96 + 0.84) s / 0.3)^2 + 1.92 images, s the deviation of the images' differences."
+)
+TABLE_IV = "[2] Table IV, consistency and quality at this cut against no cut, of SVD and SVD-XT."
+RATIOS = (
+    "[1] Table IV: the ratio at this cut on an A10, of SVD-XT or, if the paper has it, of the model itself."
 )
 
 
 def tables(report: Report) -> list[Table]:
     """The tables to print."""
-    placed = {name for names in COLUMNS.values() for name in names}
-    others = [measure for measure in report.measures if measure.name not in placed]
-    found = [_quality(report)]
+    seen = {measure.name for measure in report.measures}
+    placed = {}
+    for title, (vbench, *ours) in COLUMNS.items():
+        own = next((name for name in ours if vbench not in seen and name in seen), None)
+        placed[f"{title} [1]" if own else title] = own or vbench
+    all_ours = {name for names in COLUMNS.values() for name in names}
+    others = {_head(measure): measure.name for measure in report.measures if measure.name not in all_ours}
+    found = [_means(report, QUALITY, placed, (FILLED, OURS))]
     if others:
-        heads = {_head(measure): measure.name for measure in others}
-        found.append(_means(report, "Other scores", heads, (MEANS, COMPRESSED)))
+        found.append(_means(report, "Other scores", others, (MEANS, COMPRESSED)))
     if any(cell.difference for cell in report.cells.values()):
         found.append(_differences(report))
     return [*found, _latency(report)]
@@ -59,29 +76,9 @@ def cut_of(record: Record) -> int | None:
     return cut if settings.steps == 25 and cut != 26 else None
 
 
-def _quality(report: Report) -> Table:
-    """The paper's columns, filled by VBench where it was run, else by ours of the same formula."""
-    seen = {measure.name for measure in report.measures}
-    heads = {}
-    for title, (vbench, *ours) in COLUMNS.items():
-        own = next((name for name in ours if vbench not in seen and name in seen), None)
-        heads[f"{title} [1]" if own else title] = own or vbench
-    notes = (
-        f"{MEANS} In points. VBench fills every column: vcut score --vbench-files.",
-        "[1] VBench's formula computed here (vbench_style), not by VBench.",
-    )
-    return _means(report, "Quality, in the columns of the paper's Tables I and IV", heads, notes)
-
-
 def _means(report: Report, title: str, heads: dict[str, str], notes: tuple[str, ...]) -> Table:
     """A row for each setting, a column for each measure, by its title."""
-    digits = {measure.name: _digits(measure) for measure in report.measures}
-    rows = []
-    for setting in report.settings:
-        cells = {name: report.cells.get((setting, name)) for name in heads.values()}
-        rows.append(
-            (setting, *(_written(cell.value, digits[name]) if cell else "" for name, cell in cells.items()))
-        )
+    rows = ((each, *(_text(report, each, name) for name in heads.values())) for each in report.settings)
     return Table(title, ("", *heads), tuple(rows), notes)
 
 
@@ -90,61 +87,35 @@ def _differences(report: Report) -> Table:
     others = {setting: clips for setting, clips in report.settings.items() if setting != report.baseline}
     rows = []
     for measure in report.measures:
-        cells = [report.cells.get((setting, measure.name)) for setting in others]
-        if not any(cell and cell.difference for cell in cells):
-            continue
         row = [_head(measure)]
-        for cell in cells:
+        for setting in others:
+            cell = report.cells.get((setting, measure.name))
             needed = cell.clips_needed if cell and measure.unit == "points" else None
-            row += [
-                _written(cell.difference, f"+{_digits(measure)}") if cell else "",
-                "" if needed is None else f"{needed:,}",
-            ]
-        rows.append(tuple(row))
+            row += [_text(report, setting, measure.name, "+"), "" if needed is None else f"{needed:,}"]
+        if any(row[1:]):
+            rows.append(tuple(row))
+    notes = [PAIRED, NEEDED]
     said = [PAPER_SAYS.get(cut_of(clips[0]) or 0, "") for clips in others.values()]
     if any(said):
         rows.append(("the paper, quality [2]", *(text for each in said for text in (each, ""))))
-    notes = [
-        f"Paired: same image, same seed. {MEANS}",
-        f"[1] Clips of a setting that it takes to see a difference of {DIFFERENCE} points in 8 of 10 such sweeps: "
-        "((1.96 + 0.84) s / 0.3)^2 + 1.92 images, s the deviation of the images' differences.",
-        "[2] Table IV, consistency and quality at this cut against no cut, of SVD and SVD-XT.",
-    ]
+        notes.append(TABLE_IV)
     head = ("", *(text for setting in others for text in (setting, f"clips for {DIFFERENCE} [1]")))
-    title = f"Differences to {report.baseline}"
-    return Table(title, head, tuple(rows), tuple(notes if any(said) else notes[:2]))
+    return Table(f"Differences to {report.baseline}", head, tuple(rows), tuple(notes))
 
 
 def _latency(report: Report) -> Table:
     """Seconds a clip, and the paper's ratio at the same cut."""
-    mean = {
-        setting: sum(clip.seconds for clip in clips) / len(clips)
-        for setting, clips in report.settings.items()
-    }
+    settings = report.settings
+    mean = {name: sum(clip.seconds for clip in clips) / len(clips) for name, clips in settings.items()}
+    rows = []
+    for setting, clips in settings.items():
+        uncut, *printed = PRINTED_SECONDS.get(clips[0].model, PRINTED_SECONDS["svd-xt"])
+        at = dict(zip(CUTS, printed, strict=True)).get(cut_of(clips[0]) or 0)
+        ratios = mean[setting] / mean[report.baseline], at and at / uncut
+        rows.append((setting, f"{mean[setting]:.2f}", *(f"{ratio:.2f}" if ratio else "" for ratio in ratios)))
     devices = ", ".join(dict.fromkeys(record.device for record, _ in report.clips))
-    return Table(
-        f"Latency of a clip on {devices}",
-        ("", "s", "ratio", "paper [1]"),
-        tuple(
-            (
-                setting,
-                f"{mean[setting]:.2f}",
-                f"{mean[setting] / mean[report.baseline]:.2f}",
-                _printed(clips[0]),
-            )
-            for setting, clips in report.settings.items()
-        ),
-        (
-            "[1] Table IV: the ratio at this cut on an A10, of SVD-XT or, if the paper has it, of the model itself.",
-        ),
-    )
-
-
-def _printed(record: Record) -> str:
-    uncut, *seconds = PRINTED_SECONDS.get(record.model, PRINTED_SECONDS["svd-xt"])
-    return next(
-        (f"{at / uncut:.2f}" for cut, at in zip(CUTS, seconds, strict=True) if cut == cut_of(record)), ""
-    )
+    title = f"Latency of a clip on {devices}"
+    return Table(title, ("", "s", "ratio", "paper [1]"), tuple(rows), (RATIOS,))
 
 
 def _head(measure: Measure) -> str:
@@ -152,11 +123,12 @@ def _head(measure: Measure) -> str:
     return f"{measure.label}{unit} ({measure.of})"
 
 
-def _digits(measure: Measure) -> str:
-    return ".2f" if measure.unit else ".4f"
-
-
-def _written(value: Estimate | None, digits: str) -> str:
-    if value is None:
+def _text(report: Report, setting: str, name: str, sign: Literal["", "+"] = "") -> str:
+    """Mean and half the interval of a measure, with a sign those of its difference; empty if there are none."""
+    cell = report.cells.get((setting, name))
+    value = cell and (cell.difference if sign else cell.value)
+    if not value:
         return ""
-    return f"{value.mean:{digits}}" + ("" if value.half is None else f" ± {value.half:{digits.strip('+')}}")
+    digits = 2 if next(measure.unit for measure in report.measures if measure.name == name) else 4
+    half = "" if value.half is None else f" ± {value.half:.{digits}f}"
+    return f"{value.mean:{sign}.{digits}f}{half}"

@@ -19,6 +19,7 @@ from vcut.media import images
 from vcut.scores import cache
 from vcut.scores.cache import Measure
 from vcut.sweeps.manifest import Record
+from vcut.sweeps.suite import entries as read_entries
 from weights_tools.outputs import replacing
 
 DIMENSIONS = {
@@ -38,6 +39,13 @@ RATIOS = {"1-1": 1.0, "8-5": 1.6, "7-4": 1.75, "16-9": 16 / 9}
 """Shapes in which VBench keeps its pictures, width over height."""
 
 FOLDER = "vbench"
+
+SCRIPT = """\
+#!/bin/sh
+# in VBench's own environment, with VBENCH the folder of a checkout of its repository
+set -e
+cd "${VBENCH:?set it to a checkout of VBench}"
+"""
 
 
 def export(out: Path, records: Sequence[Record], suite: Path | None = None) -> Path:
@@ -59,7 +67,9 @@ def export(out: Path, records: Sequence[Record], suite: Path | None = None) -> P
     """
     root = (out / FOLDER).absolute()
     root.mkdir(exist_ok=True)
-    options = ["--dimension", *DIMENSIONS, "--ratio", _ratio(records[0])]
+    shape = records[0].width / records[0].height
+    ratio = min(RATIOS, key=lambda name: abs(RATIOS[name] - shape))
+    options = ["--dimension", *DIMENSIONS, "--ratio", ratio]
     if suite is None:
         _write_images(root / "images", records)
         options += ["--mode", "custom_input", "--custom_image_folder", str(root / "images")]
@@ -67,21 +77,13 @@ def export(out: Path, records: Sequence[Record], suite: Path | None = None) -> P
         entries = _entries(suite, {record.name for record in records})
         _write(root / "full_info.json", json.dumps(entries, indent=1))
         options += ["--full_json_dir", str(root / "full_info.json")]
-    lines = [
-        "#!/bin/sh",
-        "# in VBench's own environment, with VBENCH the folder of a checkout of its repository",
-    ]
-    lines += ["set -e", 'cd "${VBENCH:?set it to a checkout of VBench}"']
+    lines = [SCRIPT]
     for setting, clips in groupby(records, key=lambda record: record.setting):
-        _link(root / setting / "videos", [(out / record.file).absolute() for record in clips])
-        places = [
-            "--videos_path",
-            str(root / setting / "videos"),
-            "--output_path",
-            str(root / setting / "results"),
-        ]
-        lines.append(shlex.join(["python", "evaluate_i2v.py", *places, *options]))
-    _write(root / "run.sh", "\n".join([*lines, ""]))
+        videos, results = root / setting / "videos", root / setting / "results"
+        _link(videos, [(out / record.file).absolute() for record in clips])
+        places = ["--videos_path", str(videos), "--output_path", str(results)]
+        lines.append(shlex.join(["python", "evaluate_i2v.py", *places, *options]) + "\n")
+    _write(root / "run.sh", "".join(lines))
     return root / "run.sh"
 
 
@@ -127,17 +129,12 @@ def _results(path: Path) -> list[tuple[str, Path, float]]:
             for each in result[-1]
         ]
     except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
-        raise ConfigError(f"{path} holds no results of VBench (*_eval_results.json): {error!r}") from error
+        raise ConfigError(f"{path} holds no results of VBench (*_eval_results.json): {error}") from error
 
 
 def _entries(suite: Path, names: set[str]) -> list[dict[str, Any]]:
     """The entries of a suite that are among ``names``."""
-    try:
-        entries = [
-            entry for entry in json.loads(suite.read_text(encoding="utf-8")) if entry["prompt_en"] in names
-        ]
-    except (OSError, ValueError, TypeError, LookupError) as error:
-        raise ConfigError(f"{suite} is not VBench's vbench2_i2v_full_info.json: {error!r}") from error
+    entries = [entry for entry in read_entries(suite) if entry["prompt_en"] in names]
     if missing := sorted(names - {entry["prompt_en"] for entry in entries}):
         raise ConfigError(
             f"{suite} has no entry {missing[0]!r}, of which the sweep has clips ({len(missing)} such): was the sweep "
@@ -169,9 +166,4 @@ def _link(folder: Path, files: Sequence[Path]) -> None:
 
 def _write(path: Path, text: str) -> None:
     with replacing(path, overwrite=True) as part:
-        part.write_text(text, encoding="utf-8")
-
-
-def _ratio(record: Record) -> str:
-    shape = record.width / record.height
-    return min(RATIOS, key=lambda name: abs(RATIOS[name] - shape))
+        part.write_text(text, encoding="utf-8", errors="surrogateescape")

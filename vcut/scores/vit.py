@@ -51,6 +51,7 @@ class Architecture:
     quick GELU.
     """
 
+    label: str
     name: str
     patch: int
     clip: bool
@@ -81,8 +82,8 @@ class Architecture:
         return name
 
 
-DINO = Architecture("DINO ViT-B/16", 16, clip=False)
-CLIP_B32 = Architecture("CLIP ViT-B/32", 32, clip=True)
+DINO = Architecture("DINO", "DINO ViT-B/16", 16, clip=False)
+CLIP_B32 = Architecture("CLIP B/32", "CLIP ViT-B/32", 32, clip=True)
 
 
 def read(path: Path, architecture: Architecture, device: str | None = None) -> dict[str, Tensor]:

@@ -10,16 +10,16 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vcut.errors import ConfigError, VcutError
+from vcut.sweeps import json_lines
 from weights_tools.outputs import lock_alone, replacing
 
 SWEEP = "sweep.json"
@@ -127,11 +127,13 @@ def read_sweep(out: Path) -> Sweep | None:
         ConfigError: its ``sweep.json`` is not one.
     """
     try:
-        return Sweep(**json.loads((out / SWEEP).read_text()))
+        return json_lines.typed(Sweep, json.loads((out / SWEEP).read_text()))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, TypeError) as error:
-        raise ConfigError(f"{out / SWEEP} is not what a sweep writes: {error}") from error
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise ConfigError(
+            f"{out / SWEEP} is not what a sweep writes ({error}): remove it, for the manifests say the rest"
+        ) from error
 
 
 def write_sweep(out: Path, sweep: Sweep) -> None:
@@ -170,32 +172,7 @@ def alone(path: Path) -> Iterator[Path]:
 
 def append(path: Path, record: Record) -> None:
     """Add ``record`` to the manifest at ``path``; on return it is on the disk. Its clip must be in place before."""
-    append_line(path, dataclasses.asdict(record))
-
-
-def append_line(path: Path, data: dict[str, Any]) -> None:
-    """Add a line of JSON to a file; on return it is on the disk. A line that was cut off before it stays alone."""
-    line = json.dumps(data).encode() + b"\n"
-    with path.open("ab+") as file:
-        if file.tell():
-            file.seek(-1, os.SEEK_END)
-            # after a line that was cut off, a new one begins
-            line = line if file.read(1) == b"\n" else b"\n" + line
-        file.write(line)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Number and content of each line that is a JSON object; those that a kill cut off are left out."""
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                data = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(data, dict):
-                yield number, data
+    json_lines.append(path, dataclasses.asdict(record))
 
 
 def is_complete(out: Path, record: Record) -> bool:
@@ -220,8 +197,12 @@ def frames_sha256(frames: NDArray[np.uint8]) -> str:
 
 
 def _records(file: Path) -> Iterator[Record]:
-    for number, data in read_lines(file):
+    for number, data in json_lines.read(file):
         try:
-            yield Record(**data)
+            record = json_lines.typed(Record, data)
+            for path in (record.setting, record.file, record.latents or ""):
+                if PurePath(path).is_absolute() or ".." in PurePath(path).parts:
+                    raise TypeError(f"{path} is outside of the sweep's folder")
+            yield record
         except TypeError as error:
             raise ConfigError(f"{file}, line {number} is no record of a clip: {error}") from error

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from vcut import media
 from vcut.config import Preset, SVDConfig, choose_preset
-from vcut.errors import ConfigError
+from vcut.errors import ConfigError, MediaError
 from vcut.settings import Run, Settings, resolve
 
 Cut = int | Literal["preset"] | None
 
-RESERVED = ("scores", "vbench")
-"""Folders of a sweep that hold no clips, so that no setting can have their names."""
+RESERVED = ("scores", "vbench", ".json", ".jsonl", ".csv", ".md", ".html")
+"""Folders of a sweep that hold no clips, and suffixes of its files: no setting can be called so."""
+
+NAME = re.compile(r"\w[\w .,+=()-]{0,59}")
+"""Name of a setting."""
 
 OF_THE_SWEEP = ("seed", "clips")
 """Settings that are the same for all: what is compared has the same seeds."""
@@ -32,8 +37,10 @@ class Setting:
     def resolve(self, config: SVDConfig) -> Run:
         """The run of this setting with one model; a :class:`ConfigError` names the setting."""
         try:
-            return resolve(self.settings, config, self.preset)
-        except ConfigError as error:
+            run = resolve(self.settings, config, self.preset)
+            media.check_format("clip.mp4", run.fps)
+            return run
+        except (ConfigError, MediaError) as error:
             raise ConfigError(f"setting {self.name}: {error}") from error
 
     def to_dict(self) -> dict[str, Any]:
@@ -53,7 +60,7 @@ def from_toml(path: Path, common: Mapping[str, Any]) -> tuple[Setting, ...]:
         ConfigError: no TOML, or a table that makes no setting; the message names file, table and key.
     """
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read as TOML: {error}") from error
     loose = [name for name, table in tables.items() if not isinstance(table, dict)]
@@ -68,6 +75,10 @@ def from_toml(path: Path, common: Mapping[str, Any]) -> tuple[Setting, ...]:
             made.append(_setting(name, table, common))
         except ConfigError as error:
             raise ConfigError(f"{path}, table [{name}]: {error}") from error
+    if len({setting.name.casefold() for setting in made}) < len(made):
+        raise ConfigError(
+            f"{path} has two tables whose names differ in capitals alone: not every file system does"
+        )
     return tuple(made)
 
 
@@ -96,9 +107,11 @@ def from_presets(
 
 
 def _setting(name: str, table: Mapping[str, Any], common: Mapping[str, Any]) -> Setting:
-    if not name.strip() or name in RESERVED or name.startswith(".") or set(name) & set("/\\\0"):
+    reserved = name.casefold() in RESERVED or Path(name.casefold()).suffix in RESERVED
+    if reserved or not NAME.fullmatch(name):
         raise ConfigError(
-            f"{name!r} cannot be the name of a setting: it is a folder beside {', '.join(RESERVED)}"
+            f"{name!r} cannot be the name of a setting, which is a folder's: it has letters, digits, spaces and "
+            f"_-.,+=() in it, at most 60, begins with one of the first two, and is none of {', '.join(RESERVED)}"
         )
     if fixed := [key for key in OF_THE_SWEEP if key in table]:
         raise ConfigError(f"{fixed[0]} is the same for all settings of a sweep: --{fixed[0]}")

@@ -22,6 +22,9 @@ from vcut.sweeps.manifest import Key, Record, Sweep
 from vcut.sweeps.settings_table import Setting
 from vcut.sweeps.suite import Picture
 
+MOST_CLIPS = 10_000
+"""Clips of a picture: their numbers have four digits (:data:`vcut.sweeps.suite.LONGEST`)."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -67,8 +70,10 @@ def all_tasks(
     """Every clip of a sweep: by setting, then picture, then number. Settings of one form follow each other.
 
     Raises:
-        ConfigError: at the first task, a setting that does not fit the model.
+        ConfigError: at the first task, a setting that does not fit the model, or numbers that no name has room for.
     """
+    if clips > MOST_CLIPS:
+        raise ConfigError(f"a picture has at most {MOST_CLIPS:,} clips, asked for are {clips:,}")
     runs = [(setting.name, setting.resolve(config)) for setting in settings]
     forms = list(dict.fromkeys((run.preset.tca, run.preset.sca) for _, run in runs))
     runs.sort(key=lambda named: forms.index((named[1].preset.tca, named[1].preset.sca)))
@@ -92,20 +97,21 @@ def join(out: Path, asked: Sweep, records: Sequence[Record]) -> Sweep:
             picture of the same name, or of a setting of the same name with other values.
     """
     old = manifest.read_sweep(out)
-    foreign = [name for name in asked.settings if (out / name).exists()]
-    if foreign and not (old or records):
-        raise ConfigError(f"{out / foreign[0]} exists and is of no sweep: choose another folder")
+    for folder in (out / name for name in asked.settings):
+        if folder.exists() and not (folder.is_dir() and (old or records)):
+            raise ConfigError(f"{folder} exists and is of no sweep: choose another folder")
     named = {record.name for record in records} & asked.images.keys()
     hashes = {name: _hash_if_there(Path(asked.images[name])) for name in named}
     for record in records:
-        found: dict[str, Any] = {"weights_sha256": record.weights_sha256, "seed": record.seed}
-        wanted: dict[str, Any] = {
-            "weights_sha256": asked.weights_sha256,
-            "seed": seed_of(record.name, record.index, asked.seed),
-        }
         # a picture that is gone cannot contradict its clips
-        if image := hashes.get(record.name):
-            found["image_sha256"], wanted["image_sha256"] = record.image_sha256, image
+        if hashes.get(record.name) not in (None, record.image_sha256):
+            raise ConfigError(
+                f"{asked.images[record.name]} is another picture than {out / record.file} was made of: choose "
+                "another folder, or another name for the picture"
+            )
+        found: dict[str, Any] = {"weights": record.weights_sha256[:12], "seed": record.seed}
+        seed = seed_of(record.name, record.index, asked.seed)
+        wanted: dict[str, Any] = {"weights": asked.weights_sha256[:12], "seed": seed}
         if setting := asked.settings.get(record.setting):
             found |= {"preset": record.preset, **record.settings}
             wanted |= {"preset": setting["preset"], **setting["settings"]}

@@ -68,20 +68,19 @@ async function decode(clip, width) {
   const size = { resizeWidth: width, resizeHeight: Math.max(1, Math.round((width / clip.width) * clip.height)) };
   const take = (image) =>
     createImageBitmap(image, width < clip.width ? { ...size, resizeQuality: "high" } : undefined);
-  const files = await sources(clip);
-  if (clip.type === "image/png") return Promise.all(files.map(async (file) => take(await picture(file))));
-  const video = files[0] instanceof Uint8Array && "VideoDecoder" in window ? readMp4(files[0]) : null;
+  const file = await source(clip);
+  const video = file instanceof Uint8Array && "VideoDecoder" in window ? readMp4(file) : null;
   const supported = video && (await VideoDecoder.isConfigSupported({ codec: video.codec, description: video.description }));
-  const bitmaps = supported?.supported ? await decodeSamples(video, take) : await seekFrames(clip, files[0], take);
+  const bitmaps = supported?.supported ? await decodeSamples(video, take) : await seekFrames(clip, file, take);
   if (bitmaps.length !== clip.frames) throw new Error(`${bitmaps.length} frames, expected ${clip.frames}`);
   return bitmaps;
 }
 
-// The clip's files: bytes, or links where a page from disk may not read what it may show.
-async function sources(clip) {
-  if (!clip.links) return document.getElementById(clip.id).textContent.trim().split(" ").map(fromBase64);
-  if (location.protocol === "file:") return clip.links;
-  return Promise.all(clip.links.map(async (link) => new Uint8Array(await (await fetch(link)).arrayBuffer())));
+// The clip's file: bytes, or its link where a page from disk may not read what it may show.
+async function source(clip) {
+  if (!clip.link) return fromBase64(document.getElementById(clip.id).textContent.trim());
+  if (location.protocol === "file:") return clip.link;
+  return new Uint8Array(await (await fetch(clip.link)).arrayBuffer());
 }
 
 function fromBase64(text) {
@@ -89,18 +88,6 @@ function fromBase64(text) {
   const bytes = new Uint8Array(characters.length);
   for (let i = 0; i < bytes.length; i++) bytes[i] = characters.charCodeAt(i);
   return bytes;
-}
-
-function address(file, type) {
-  return file instanceof Uint8Array ? URL.createObjectURL(new Blob([file], { type })) : file;
-}
-
-async function picture(file) {
-  const image = new Image();
-  image.src = address(file, "image/png");
-  await image.decode();
-  if (file instanceof Uint8Array) URL.revokeObjectURL(image.src);
-  return image;
 }
 
 async function decodeSamples(video, take) {
@@ -126,7 +113,7 @@ async function seekFrames(clip, file, take) {
       video.addEventListener(name, resolve, { once: true });
       video.addEventListener("error", () => reject(new Error(video.error?.message || "it cannot be read")), { once: true });
     });
-  const url = address(file, clip.type);
+  const url = file instanceof Uint8Array ? URL.createObjectURL(new Blob([file], { type: "video/mp4" })) : file;
   video.muted = true;
   video.preload = "auto";
   video.src = url;
