@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,9 +23,11 @@ from torch import Tensor
 from vcut import media
 from vcut.analysis.text_table import Table
 from vcut.cli import values
+from vcut.errors import ConfigError
 from vcut.scores import features, vit
 from vcut.scores.features import Encoder
-from weights_tools.outputs import replacing
+from weights_tools import command
+from weights_tools.outputs import check_file, replacing
 
 CELLS, BINS = 8, 9
 """Cells along each side of a frame, and orientations in each, of HOG."""
@@ -75,18 +78,11 @@ def draw(clips: dict[str, Tensor], found: dict[str, list[float]], path: Path) ->
         figure.savefig(part, dpi=150)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("still", type=Path, help="clip in which little moves")
-    parser.add_argument("moving", type=Path, help="clip in which much moves")
-    parser.add_argument("--model", default="tiny", help="whose CLIP is used (default: tiny)")
-    parser.add_argument("--dino", type=Path, help="weights of DINO ViT-B/16, .safetensors")
-    parser.add_argument("--clip-b32", type=Path, help="weights of OpenAI's CLIP ViT-B/32, .safetensors")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument(
-        "-o", "--output", type=Path, default=Path("figure_1.png"), help="default: figure_1.png"
-    )
-    args = parser.parse_args(argv)
+def run(args: argparse.Namespace) -> None:
+    """Print the cosines and draw the figure."""
+    if args.output.suffix.lower() != ".png":
+        raise ConfigError(f"--output {args.output}: the figure is a .png")
+    check_file(args.output, overwrite=True)
     device = values.device(args.device)
     clips = {name: media.read(path)[0] for name, path in (("still", args.still), ("moving", args.moving))}
     encoders = [features.own_clip(args.model, "", device)]
@@ -100,7 +96,30 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = tuple((label, *(f"{cosine:.4f}" for cosine in cosines)) for label, cosines in found.items())
     print(Table("Cosine similarity of the first and the last frame", ("encoder", *clips), rows))
     draw(clips, found, args.output)
+    print(f"wrote    {args.output}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line, and return its exit code."""
+
+    def parser() -> argparse.ArgumentParser:
+        made = command.Parser(
+            prog="figure_1", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        )
+        made.add_argument("still", type=values.path, help="clip in which little moves")
+        made.add_argument("moving", type=values.path, help="clip in which much moves")
+        made.add_argument("--model", default="tiny", help="whose CLIP is used (default: tiny)")
+        made.add_argument("--dino", type=values.path, help="weights of DINO ViT-B/16, .safetensors")
+        says = "weights of OpenAI's CLIP ViT-B/32, .safetensors"
+        made.add_argument("--clip-b32", type=values.path, help=says)
+        made.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+        figure = Path("figure_1.png")
+        made.add_argument("-o", "--output", type=values.path, default=figure, help=f"default: {figure}")
+        made.set_defaults(run=run)
+        return made
+
+    return command.run(parser, "figure_1", argv)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -38,12 +38,14 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=1, metavar="N", help="pictures of each kind (default: 1)")
     arguments = parser.parse_args()
     folder = arguments.folder
-    folder.mkdir(parents=True, exist_ok=True)
     names = [f"{kind}-{i}" if i else kind for kind in world.KINDS for i in range(arguments.each)]
-    for name in names:
-        scene = named(name)
+    scenes = {name: named(name) for name in names}
+    for name, scene in scenes.items():
         if scene is None:
             parser.error(f"there is no scene {name}: ask for fewer, --each")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, scene in scenes.items():
+        assert scene is not None
         pixels = world.render(scene, 1, SIDE)[0, 0]
         picture = rearrange((pixels * 255).round().byte(), "c h w -> h w c").numpy()
         with replacing(folder / f"{name}.png", overwrite=True) as part:

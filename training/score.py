@@ -11,52 +11,85 @@ A clip whose picture is no first frame of :mod:`training.example` is left out.
 from __future__ import annotations
 
 import argparse
+import functools
+import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from training import measure, world
-from training.example import named
-from vcut import media
-from vcut.scores import cache
-from vcut.scores.cache import Measure
+from training.example import SIDE, named
+from vcut.cli import lines, values
+from vcut.errors import ConfigError
+from vcut.media import images
+from vcut.scores import scoring
+from vcut.scores.cache import Measure, Scores
+from vcut.scores.groups import Clip, Group
 from vcut.settings import Settings
 from vcut.sweeps import manifest
 from vcut.sweeps.manifest import Record
+from weights_tools import command
 
-MEASURES = (
-    Measure("future_position_error", "Position error", "lower", "true future", "% of the width"),
-    Measure("future_psnr", "PSNR", "higher", "true future", "dB"),
-)
+POSITION = Measure("future_position_error", "Position error", "lower", "true future", "% of the width")
+PSNR = Measure("future_psnr", "PSNR", "higher", "true future", "dB")
 
 
-def scores(out: Path, record: Record, scene: world.Scenes) -> dict[str, float]:
-    """Scores of a clip of ``scene``; the position's is left out where the shape stays in its place."""
+@functools.cache
+def scene_of(name: str, image: str) -> world.Scenes | None:
+    """The scene of this name, if the picture is the one that :mod:`training.example` draws of it."""
+    scene = named(name)
+    if scene is None:
+        return None
+    first = world.render(scene, 1, SIDE)[0, 0]
+    # the file has bytes
+    return scene if (images.fitted(image, SIDE, SIDE) - first).abs().max() < 1 / 255 else None
+
+
+def source(record: Record) -> str | None:
+    """Name of what the errors depend on besides the clip, None of a picture whose future is not known."""
+    return f"{record.name}, {record.fps} fps" if scene_of(record.name, record.image) is not None else None
+
+
+def score(clip: Clip) -> Scores:
+    """Errors of a clip; the position's is left out where the shape stays in its place."""
+    record, scene = clip.record, scene_of(clip.record.name, clip.record.image)
+    assert scene is not None
     bucket = Settings.from_dict(record.settings).motion_bucket
     scene = scene.asked(fps=record.fps, motion_bucket=127 if bucket is None else bucket)
-    frames = media.read(out / record.file)[0][None]
+    frames = clip.frames[None]
     truth = world.render(scene, frames.shape[1], frames.shape[-1])
-    found = {"future_psnr": measure.psnr(frames[:, 1:], truth[:, 1:]).item()}
+    found: Scores = {PSNR.name: measure.psnr(frames[:, 1:], truth[:, 1:]).item()}
     if world.KINDS[int(scene.kind[0, 0])] in world.MOVING:
-        seen, true = (world.see(clip, scene).position for clip in (frames, truth))
-        found["future_position_error"] = 100 * measure.position_errors(seen, true).nanmean().item()
+        seen, true = (world.see(each, scene).position for each in (frames, truth))
+        found[POSITION.name] = 100 * measure.position_errors(seen, true).nanmean().item()
     return found
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+FUTURE = Group("future", (POSITION, PSNR), source, score)
+"""Both measures, as ``vcut score`` takes a group of them."""
+
+
+def run(args: argparse.Namespace) -> None:
     """Score the clips that are not scored yet."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("out", type=Path, help="folder of a sweep")
-    out = parser.parse_args(argv).out
-    file = out / cache.FOLDER / "future.jsonl"
-    known = [(record, scene) for record in manifest.read(out) if (scene := named(record.name)) is not None]
-    cache.announce(file, MEASURES)
-    done = cache.read(file).scores
-    for record, scene in known:
-        source = f"{record.name}, {record.fps} fps"
-        if (record.file_sha256, source) not in done:
-            cache.append(file, record.file_sha256, source, scores(out, record, scene))
-    print(f"{file}: the future of {len(known)} clips")
+    records = manifest.read(args.out)
+    known = [record for record in records if source(record) is not None]
+    if not known:
+        raise ConfigError(f"{args.out} holds no clips of a sweep of the pictures of training.example")
+    failed = scoring.score(args.out, known, [FUTURE], {}, warn=lines.warn)
+    print(f"{args.out}: the future of {len(known) - failed} clips")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line, and return its exit code."""
+
+    def parser() -> argparse.ArgumentParser:
+        made = command.Parser(
+            prog="training.score", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        )
+        made.add_argument("out", type=values.path, help="folder of a sweep")
+        made.set_defaults(run=run)
+        return made
+
+    return command.run(parser, "training.score", argv)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -25,14 +25,34 @@ def test_the_table_and_the_picture(
     clips: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("matplotlib")
-    main([*clips, "-o", str(tmp_path / "figure.png")])
-    rows = [line.split() for line in capsys.readouterr().out.splitlines()[-2:]]
+    assert main([*clips, "-o", str(tmp_path / "figure.png"), "--device", "cpu"]) == 0
+    *lines, wrote = capsys.readouterr().out.splitlines()
+    assert wrote == f"wrote    {tmp_path / 'figure.png'}"
+    rows = [line.split() for line in lines[-2:]]
     assert [row[0] for row in rows] == ["model's", "HOG"]
     for row in rows:
         still, moving = (float(cell) for cell in row[-2:])
         assert moving < still
         assert still == pytest.approx(1, abs=0.05)
     assert images.pixels(tmp_path / "figure.png").std() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["-o", "figure.txt"], "the figure is a .png"),
+        (["--dino", ""], "expected a name, got an empty one"),
+        (["--dino", "none.safetensors"], "none.safetensors: no such file"),
+        (["--model", "nope"], "nope"),
+    ],
+)
+def test_faults_are_told_in_one_line(
+    clips: list[str], words: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*clips, *words, "--device", "cpu"]) == 2
+    err = capsys.readouterr().err
+    assert says in err
+    assert err.count("\n") == 1
 
 
 def test_hog_knows_orientation_and_no_brightness() -> None:
