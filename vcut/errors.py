@@ -28,7 +28,7 @@ class PictureError(MediaError):
     """A picture among many that cannot be read; the clips of the others can be made."""
 
 
-class NotFiniteError(VcutError, ArithmeticError):
+class NotFiniteError(MediaError, ArithmeticError):
     """NaN or infinity where a picture should be."""
 
 

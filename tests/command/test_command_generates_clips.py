@@ -345,7 +345,7 @@ def test_named_pictures_of_one_name_keep_their_suffixes_where_clips_meet(calls: 
 
 @given(
     st.lists(
-        st.text(st.sampled_from("a.1-"), min_size=1, max_size=5).filter(lambda s: s.strip(".")),
+        st.text(st.sampled_from("a.1-"), min_size=1, max_size=5).filter(lambda s: not s.startswith(".")),
         min_size=1,
         max_size=6,
         unique=True,
@@ -372,7 +372,7 @@ def test_a_broken_picture_of_a_folder_is_skipped_and_the_others_are_made(
     assert vcut("in", "-o", "out", "--clips", "2") == 2
     assert files("out") == ["a-0.mp4", "a-1.mp4", "c-0.mp4", "c-1.mp4"]
     assert capsys.readouterr().err.splitlines() == [
-        "vcut: skipped: in/b.jpg is not a picture that Pillow can read",
+        "vcut: skipped: in/b.jpg is not a picture that can be read",
         "vcut: error: 1 of 3 pictures cannot be used",
     ]
 

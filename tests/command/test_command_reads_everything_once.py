@@ -17,7 +17,7 @@ import weights_tools.checkpoint
 import weights_tools.remap
 from vcut import cli, hub
 from vcut.loading import BOXED
-from vcut.media import images
+from vcut.media import files
 from vcut.pipeline import Pipeline
 from vcut.sweeps import runner
 
@@ -41,7 +41,7 @@ def counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Counter[str]:
     count(hub, "find")
     count(weights_tools.checkpoint, "read_header")
     count(weights_tools.remap, "infer")
-    count(images, "_open", "decoded")
+    count(files, "load", "decoded")
     count(vcut.settings, "resolve")
     count(torch.cuda, "is_available", "device looked up")
     monkeypatch.chdir(tmp_path)

@@ -28,8 +28,8 @@ def jpeg(path: Path) -> bytes:
     ("name", "content", "says"),
     [
         ("missing.png", None, "no such file"),
-        ("empty.png", b"", "is not a picture that Pillow can read"),
-        ("text.jpg", b"hello", "is not a picture that Pillow can read"),
+        ("empty.png", b"", "is not a picture that can be read"),
+        ("text.jpg", b"hello", "is not a picture that can be read"),
         ("phone.heic", b"\0\0\0\x18ftypheic", "save it as JPEG or PNG"),
         ("head.png", b"\x89PNG\r\n\x1a\n", "head.png"),
     ],

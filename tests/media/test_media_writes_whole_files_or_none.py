@@ -71,18 +71,27 @@ def test_frames_that_are_not_finite_are_refused_by_number(tmp_path: Path, name: 
 @pytest.mark.parametrize(
     ("frames", "says"),
     [
-        (FRAMES * 2 - 1, "run from -.* expected 0..1"),
-        (FRAMES * 255, "expected 0..1"),
+        (FRAMES * 2 - 1, r"frame 0 of 3: .* runs from -.* floats must lie in 0..1; .* \(x \+ 1\) / 2"),
+        (FRAMES * 255, "frame 0 of 3: .* x / 255"),
         (FRAMES[None], "one clip at a time"),
         (FRAMES[0], r"expected \[f, 3, H, W\]"),
-        (FRAMES[:, :1], r"expected \[f, 3, H, W\]"),
-        (FRAMES.permute(0, 2, 3, 1), r"expected \[f, 3, H, W\]"),
-        (FRAMES.mul(255).byte(), "uint8"),
-        (FRAMES[:0], "nothing to write"),
+        (FRAMES.permute(0, 2, 3, 1), "channels come first in a tensor"),
+        (FRAMES.permute(0, 2, 3, 1)[None].numpy(), "one clip at a time"),
+        (FRAMES.numpy(), "channels come last in an array"),
+        (FRAMES.mul(255).long(), "int64"),
+        (FRAMES.to("meta"), "no plain numbers"),
+        (FRAMES[:0], "no frames"),
+        ([], "no frames"),
+        (FRAMES[:, :, :0], "no pixels"),
+        ([FRAMES[0], FRAMES[1, :, 2:]], "frame 1 is 48x30, frame 0 is 48x32"),
+        ([[FRAMES[0]]], "frame 0 of 1: expected a path, PIL image, array or tensor, got list"),
+        ("clip.mp4", "frames are a str"),
+        (iter(FRAMES), "frames are a tuple_iterator"),
+        (None, "frames are a NoneType"),
         (FRAMES[..., 1:], ".mp4 needs even sides, got 47x32"),
     ],
 )
-def test_what_are_no_frames_is_described(tmp_path: Path, frames: torch.Tensor, says: str) -> None:
+def test_what_are_no_frames_is_described(tmp_path: Path, frames: Any, says: str) -> None:
     with pytest.raises(MediaError, match=says):
         media.write(frames, tmp_path / "clip.mp4")
 

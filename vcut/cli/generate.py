@@ -56,8 +56,10 @@ def generate(args: argparse.Namespace) -> None:
     seed = secrets.randbelow(2**32) if args.seed is None else args.seed
     outputs = jobs.Outputs(args.output, args.format, args.sheet, args.overwrite, args.enlarge)
     work = jobs.find_work(args.pictures, outputs, seed=seed, clips=args.clips)
-    jobs.check_outputs(work, outputs, run.fps)
+    jobs.check_outputs(work, outputs, run)
     say = lines.silent if args.quiet else lines.say
+    for picture in work.passed:
+        lines.warn(f"passed over {picture}: save it as JPEG or PNG")
     for job in work.existing:
         say(f"skipped  {job.output} exists")
     load = functools.partial(_load, args, model, device, run, seed)

@@ -1,38 +1,43 @@
-"""Clips out, and in again: .mp4, .gif, .webp and folders of PNG frames (the ``media`` extra: Pillow and PyAV).
+"""Clips out: .mp4, .gif, .webp and folders of PNG frames (the ``media`` extra: Pillow and PyAV).
 
-Frames are [f, 3, H, W] float in 0..1: f frames of H x W pixels. A file appears whole or not at all.
+A file appears whole or not at all.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import os
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import Any, SupportsFloat, TypeAlias
 
 import numpy as np
-import torch
-from einops import rearrange, repeat
+from einops import repeat
 from numpy.typing import NDArray
 from torch import Tensor
 
 from vcut.config import whole_number
-from vcut.errors import ConfigError, MediaError, NotFiniteError, OutputExistsError
-from vcut.media import images
+from vcut.errors import ConfigError, MediaError, OutputExistsError, VcutError
+from vcut.media import files, images
+from vcut.media.reading import LARGEST, pyav
 from weights_tools.outputs import replacing
 
-Rate = int | float | Fraction
+Frames: TypeAlias = Tensor | NDArray[Any] | Sequence[images.Image]
+Rate: TypeAlias = SupportsFloat | str
 Bytes = NDArray[np.uint8]  # [f, h, w, 3]
 
 _FASTEST = {".gif": 50, ".webp": 90, ".mp4": 240}
 """The highest frames per second of each format. GIF players slow a faster clip down to 10."""
 
+_LONGEST = {".gif": 65535, ".webp": 16383, ".mp4": 16384}
+"""Pixels of the longest side of each format."""
+
 
 def write(
-    frames: Tensor,
+    frames: Frames,
     path: str | Path,
     fps: Rate = 7,
     *,
@@ -48,30 +53,31 @@ def write(
     end, becomes a folder of lossless frames 000.png, 001.png, ...
 
     Args:
-        frames: [f, 3, H, W] float in 0..1, on any device.
+        frames: f pictures of one size in any form that :func:`vcut.media.images.fitted` takes: a tensor [f, c, H, W]
+            or an array [f, H, W, c], of float in 0..1 or bytes, or a list of PIL images, arrays or tensors.
         path: the file or folder to write; the folder that it lies in must exist.
-        fps: frames per second, exact in .mp4 (a rational) and to 1 ms in .webp. GIF counts in 10 ms, so the showing
-            times of its frames alternate and the clip keeps its length.
+        fps: frames per second, a number of any type or a text such as ``"30000/1001"``. It is exact in .mp4 (a
+            rational) and to 1 ms in .webp. GIF counts in 10 ms, so the showing times of its frames alternate and the
+            clip keeps its length.
         overwrite: whether to replace an existing file, or an existing folder that holds PNG frames alone.
-        crf: quality of .mp4, 0 (best) to 51; at 18 the loss is hard to see.
+        crf: quality of .mp4, 1 (best) to 51; at 18 the loss is hard to see. 0 would be a profile that few play.
         enlarge: times that every pixel is written along each side.
 
     Returns:
         The path written.
 
     Raises:
+        ConfigError: ``fps``, ``crf`` or ``enlarge`` is no such number.
         MediaError: the format is unknown, or cannot hold these frames or this rate, or its encoder is missing.
         NotFiniteError: a frame holds NaN or infinity.
         OutputExistsError: ``path`` exists and ``overwrite`` is false.
     """
     check_format(path, fps)
     check_place(path, overwrite=overwrite)
-    pictures = to_bytes(frames, enlarge)
+    crf = whole_number("crf", crf, 1, 51)
+    pictures = to_bytes(frames, enlarge, path)
     suffix, path = _suffix(path), Path(path)
-    if suffix == ".mp4" and (pictures.shape[1] % 2 or pictures.shape[2] % 2):
-        height, width = pictures.shape[1:3]
-        raise MediaError(f"{path}: .mp4 needs even sides, got {width}x{height}; crop, or write .webp or .gif")
-    with replacing(path, overwrite) as target:
+    with replacing(path, overwrite) as target, _encoding(path):
         if suffix == ".mp4":
             _write_mp4(pictures, target, _rate(fps), crf)
         elif suffix == ".gif":
@@ -99,12 +105,27 @@ def check_format(path: str | Path, fps: Rate = 7) -> None:
     if suffix == ".mp4":
         _h264(path)
     else:
-        _pillow(path)
+        files.pillow(path)
+
+
+def check_size(path: str | Path, frames: int, height: int, width: int) -> None:
+    """Raise the error that :func:`write` would raise for ``frames`` of these pixels, after enlarging."""
+    suffix = _suffix(path)
+    longest = _LONGEST.get(suffix, LARGEST)
+    if max(height, width) > longest:
+        raise MediaError(f"{path}: {suffix} holds at most {longest} pixels a side, got {width}x{height}")
+    if frames * height * width * 3 > LARGEST:
+        raise MediaError(
+            f"{path}: {frames} frames of {width}x{height} take {frames * height * width * 3 / 2**30:.1f} GiB, "
+            f"at most {LARGEST / 2**30:.1f} GiB are written: enlarge less"
+        )
+    if suffix == ".mp4" and (height % 2 or width % 2):
+        raise MediaError(f"{path}: .mp4 needs even sides, got {width}x{height}; crop, or write .webp or .gif")
 
 
 def check_place(path: str | Path, *, overwrite: bool = False) -> None:
     """Raise the error that :func:`write` would raise for this place: no such folder, or something in the way."""
-    suffix, path = _suffix(path), Path(path)
+    suffix, path = _suffix(path), files.as_path(path)
     if not path.parent.is_dir():
         raise MediaError(f"{path}: there is no folder {path.parent}")
     if not os.access(path.parent, os.W_OK):
@@ -122,7 +143,7 @@ def check_place(path: str | Path, *, overwrite: bool = False) -> None:
 
 
 def contact_sheet(
-    frames: Tensor,
+    frames: Frames,
     path: str | Path,
     columns: int | None = None,
     *,
@@ -132,7 +153,7 @@ def contact_sheet(
     """Write all frames side by side into one PNG, in reading order, at full size.
 
     Args:
-        frames: [f, 3, H, W] float in 0..1, on any device.
+        frames: as of :func:`write`.
         path: the .png to write; the folder that it lies in must exist.
         columns: frames in a row, by default the number that makes the grid nearly square.
         overwrite: whether to replace an existing file.
@@ -146,19 +167,16 @@ def contact_sheet(
         VcutError: as :func:`write`.
     """
     check_sheet(path, overwrite=overwrite)
-    if columns is not None and columns < 1:
-        raise ConfigError(f"columns must be at least 1, got {columns}")
-    pil = _pillow(path)
-    pictures = to_bytes(frames, enlarge)
+    pictures = to_bytes(frames, enlarge, path)
     f, h, w, _ = pictures.shape
-    columns = min(f, columns or math.ceil(math.sqrt(f)))
+    columns = min(f, math.ceil(math.sqrt(f)) if columns is None else whole_number("columns", columns))
     rows, gap = math.ceil(f / columns), 4
     sheet = np.full((rows * (h + gap) - gap, columns * (w + gap) - gap, 3), 255, np.uint8)
     for i, picture in enumerate(pictures):
         top, left = i // columns * (h + gap), i % columns * (w + gap)
         sheet[top : top + h, left : left + w] = picture
-    with replacing(path, overwrite) as target:
-        pil.fromarray(sheet).save(target)
+    with replacing(path, overwrite) as target, _encoding(path):
+        files.pillow(path).fromarray(sheet).save(target)
     return Path(path)
 
 
@@ -166,66 +184,45 @@ def check_sheet(path: str | Path, *, overwrite: bool = False) -> None:
     """Raise the error that :func:`contact_sheet` would raise for this path."""
     if _suffix(path) != ".png":
         raise MediaError(f"{path}: a contact sheet is a .png")
-    _pillow(path)
+    files.pillow(path)
     check_place(path, overwrite=overwrite)
 
 
-def read(path: str | Path) -> tuple[Tensor, float | None]:
-    """Read a clip that :func:`write` wrote, or any video that FFmpeg knows.
+def to_bytes(frames: Frames, enlarge: int = 1, path: str | Path = "clip") -> Bytes:
+    """Round the frames of a clip to bytes [f, H m, W m, 3], every pixel ``enlarge`` = m times each way.
 
-    Args:
-        path: a file, or a folder of frames, which are read in the order of their names.
-
-    Returns:
-        The frames [f, 3, H, W] float32 in 0..1, and the frames per second: the average over the file, or None for a
-        folder of frames, which does not record it.
-
-    Raises:
-        MediaError: there is no clip, or it is damaged, or its frames differ in size.
+    Errors as of :func:`write` to ``path``.
     """
-    path = Path(path)
-    if not path.exists():
-        raise MediaError(f"{path}: no such file")
-    suffix = path.suffix.lower()
-    fps: float | None = None
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in images.SUFFIXES)
-        pictures = [images.pixels(file) for file in files]
-    elif suffix in (".gif", ".webp"):
-        pictures, fps = _read_animation(path)
-    elif suffix in images.SUFFIXES:
-        raise MediaError(f"{path} is one picture, not a clip")
-    else:
-        pictures, fps = _read_video(path)
-    if not pictures:
-        raise MediaError(f"{path}: there are no frames in it")
-    if len({picture.shape for picture in pictures}) > 1:
-        raise MediaError(f"{path}: the frames differ in size")
-    return torch.from_numpy(np.stack([rearrange(picture, "h w c -> c h w") for picture in pictures])), fps
-
-
-def to_bytes(frames: Tensor, enlarge: int) -> Bytes:
-    """Round frames [f, 3, H, W] in 0..1 to bytes [f, H m, W m, 3], every pixel ``enlarge`` = m times each way."""
-    whole_number("enlarge", enlarge)
-    if frames.ndim != 4 or frames.shape[1] != 3 or not frames.is_floating_point():
-        hint = "; write one clip at a time" if frames.ndim == 5 else ""
-        raise MediaError(f"frames are {list(frames.shape)} {frames.dtype}, expected [f, 3, H, W] float{hint}")
-    if 0 in frames.shape:
-        raise MediaError(f"frames are {list(frames.shape)}: there is nothing to write")
-    finite = torch.isfinite(frames).flatten(1).all(1)
-    if not finite.all():
-        raise NotFiniteError(f"frame {int(finite.int().argmin())} of {len(frames)} holds NaN or infinity")
-    frames = frames.detach().float()
-    low, high = (float(x) for x in torch.aminmax(frames))
-    if low < -1e-3 or high > 1 + 1e-3:
-        raise MediaError(f"frames run from {low:.4g} to {high:.4g}, expected 0..1")
-    array: Bytes = frames.clamp(0, 1).mul(255).round().to(torch.uint8).cpu().numpy()
-    return np.ascontiguousarray(repeat(array, "f c h w -> f (h m) (w n) c", m=enlarge, n=enlarge))
+    m = whole_number("enlarge", enlarge)
+    if isinstance(frames, Tensor | np.ndarray):
+        if frames.ndim != 4:
+            hint = "; write one clip at a time" if frames.ndim == 5 else ""
+            raise MediaError(f"frames are {list(frames.shape)}, expected [f, 3, H, W]{hint}")
+    elif not isinstance(frames, list | tuple):
+        raise MediaError(
+            f"frames are a {type(frames).__name__}, expected a tensor, an array or a list of pictures"
+        )
+    if len(frames) == 0:
+        raise MediaError("there are no frames to write")
+    clip: Bytes = np.empty(0, np.uint8)
+    for i, frame in enumerate(frames):
+        try:
+            picture = images.pixels(frame)
+        except MediaError as error:
+            raise type(error)(f"frame {i} of {len(frames)}: {error}") from error
+        height, width = picture.shape[0] * m, picture.shape[1] * m
+        if i == 0:
+            check_size(path, len(frames), height, width)
+            clip = np.empty((len(frames), height, width, 3), np.uint8)
+        if clip.shape[1:] != (height, width, 3):
+            raise MediaError(f"frame {i} is {width}x{height}, frame 0 is {clip.shape[2]}x{clip.shape[1]}")
+        clip[i] = repeat(np.rint(picture * 255).astype(np.uint8), "h w c -> (h m) (w n) c", m=m, n=m)
+    return clip
 
 
 def _suffix(path: str | Path) -> str:
     """The suffix of ``path`` in lower case, empty for a folder."""
-    return "" if str(path).endswith(("/", os.sep)) else Path(path).suffix.lower()
+    return "" if str(path).endswith(("/", os.sep)) else files.as_path(path).suffix.lower()
 
 
 def _is_frame(file: Path) -> bool:
@@ -234,9 +231,13 @@ def _is_frame(file: Path) -> bool:
 
 def _rate(fps: Rate) -> Fraction:
     """Frames per second as the simplest fraction near it (29.97 is 2997/100)."""
-    rate = Fraction(fps).limit_denominator(1001) if math.isfinite(fps) else Fraction(0)
+    try:
+        rate = Fraction(0) if isinstance(fps, bool) else Fraction(fps if isinstance(fps, str) else float(fps))
+        rate = Fraction(fps) if isinstance(fps, Fraction) else rate.limit_denominator(1001)
+    except (TypeError, ValueError, ArithmeticError, RuntimeError):
+        rate = Fraction(0)
     if rate <= 0:
-        raise ConfigError(f"fps must be a positive number, got {fps}")
+        raise ConfigError(f"fps must be a positive number, got {fps!r}")
     return rate
 
 
@@ -246,112 +247,76 @@ def _showing_times(f: int, rate: Fraction, per_second: int) -> list[int]:
     return [end - start for start, end in itertools.pairwise(starts)]
 
 
+@contextlib.contextmanager
+def _encoding(path: str | Path) -> Iterator[None]:
+    """Say what an encoder cannot do. Faults of the disk pass: :func:`replacing` knows what to say of them."""
+    try:
+        yield
+    except (VcutError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise MediaError(f"{path} cannot be encoded: {files.reason(error)}") from error
+
+
 def _write_mp4(pictures: Bytes, target: Path, rate: Fraction, crf: int) -> None:
     av = _h264(target)
     # Matrix, primaries and transfer of BT.709 share one number. The range is as H.264 counts it.
     bt709, limited = 1, 1
-    try:
-        with av.open(str(target), "w", format="mp4", options={"movflags": "faststart"}) as container:
-            stream = container.add_stream("libx264", rate=rate, options={"crf": str(crf)})
-            stream.height, stream.width = pictures.shape[1:3]
-            stream.pix_fmt = "yuv420p"
-            codec = stream.codec_context
-            codec.colorspace = codec.color_primaries = codec.color_trc = bt709
-            codec.color_range = limited
-            for i, picture in enumerate(pictures):
-                rgb = av.VideoFrame.from_ndarray(picture, format="rgb24")
-                frame = rgb.reformat(format="yuv420p", dst_colorspace=bt709, dst_color_range=limited)
-                frame.pts = i
-                container.mux(stream.encode(frame))
-            container.mux(stream.encode(None))
-    except av.error.FFmpegError as error:
-        raise MediaError(f"{target.name} cannot be encoded: {error}") from error
+    # Not a name that FFmpeg could take for an address: 12:30.mp4 would have the protocol 12.
+    with av.open(f"file:{target}", "w", format="mp4", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream("libx264", rate=rate, options={"crf": str(crf)})
+        stream.height, stream.width = pictures.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        codec = stream.codec_context
+        codec.colorspace = codec.color_primaries = codec.color_trc = bt709
+        codec.color_range = limited
+        for i, picture in enumerate(pictures):
+            rgb = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame = rgb.reformat(format="yuv420p", dst_colorspace=bt709, dst_color_range=limited)
+            frame.pts = i
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
 
 
 def _write_gif(pictures: Bytes, target: Path, rate: Fraction) -> None:
-    pil = _pillow(target)
+    pil = files.pillow(target)
     # One palette from a sample of all frames: a palette per frame would flicker. It first covers the range of
     # colours and is then fitted to the pixels, so that a small bright light keeps its colour.
-    sample = rearrange(pictures[:, ::4, ::4], "f h w c -> (f h) w c")
     cover = pil.Quantize.MAXCOVERAGE
-    palette = pil.fromarray(np.ascontiguousarray(sample)).quantize(256, method=cover, kmeans=3)
+    palette = pil.fromarray(_sample(pictures)[None]).quantize(256, method=cover, kmeans=3)
     first, *rest = [pil.fromarray(picture).quantize(palette=palette) for picture in pictures]
     times = [10 * ticks for ticks in _showing_times(len(pictures), rate, 100)]
     first.save(target, save_all=True, append_images=rest, duration=times, loop=0)
 
 
+def _sample(pictures: Bytes) -> Bytes:
+    """Colours [n, 3]: those of a pixel in 16, and one of each of the 32^3 kinds that occurs anywhere."""
+    grid = pictures[:, ::4, ::4].reshape(-1, 3)
+    kinds = np.full((1 << 15, 3), -1, np.int16)
+    for picture in pictures:
+        red, green, blue = (picture[..., c].astype(np.int16) >> 3 for c in range(3))
+        kinds[red << 10 | green << 5 | blue] = picture
+    return np.concatenate([grid, kinds[kinds[:, 0] >= 0].astype(np.uint8)])
+
+
 def _write_webp(pictures: Bytes, target: Path, rate: Fraction) -> None:
-    pil = _pillow(target)
+    pil = files.pillow(target)
     first, *rest = [pil.fromarray(picture) for picture in pictures]
     times = _showing_times(len(pictures), rate, 1000)
     first.save(target, save_all=True, append_images=rest, duration=times, loop=0, quality=90)
 
 
 def _write_folder(pictures: Bytes, target: Path) -> None:
-    pil = _pillow(target)
+    pil = files.pillow(target)
     target.mkdir()
     digits = max(3, len(str(len(pictures) - 1)))
     for i, picture in enumerate(pictures):
         pil.fromarray(picture).save(target / f"{i:0{digits}}.png")
 
 
-def _read_animation(path: Path) -> tuple[list[images.Pixels], float | None]:
-    pil = _pillow(path)
-    pictures, milliseconds = [], 0.0
-    try:
-        with pil.open(path) as image:
-            for i in range(getattr(image, "n_frames", 1)):
-                image.seek(i)
-                pictures.append(images.pixels(image))
-                milliseconds += image.info.get("duration", 0)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise MediaError(f"{path} is damaged, or not a {path.suffix}: {error}") from error
-    return pictures, 1000 * len(pictures) / milliseconds if milliseconds else None
-
-
-def _read_video(path: Path) -> tuple[list[images.Pixels], float | None]:
-    av = _pyav(path)
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise MediaError(f"{path}: there is no video in it")
-            stream = container.streams.video[0]
-            rate = stream.average_rate
-            # PyAV 16 and older heed the matrix of a file only if the output has another one. RGB has none, so we name
-            # BT.601, which PyAV also assumes for a file of unknown matrix (2 or 3).
-            bt601 = 5
-            matrix = stream.codec_context.colorspace
-            matrix = bt601 if matrix in (2, 3) else matrix
-            pictures = [
-                images.pixels(
-                    frame.reformat(format="rgb24", src_colorspace=matrix, dst_colorspace=bt601).to_ndarray()
-                )
-                for frame in container.decode(stream)
-            ]
-    except av.error.FFmpegError as error:
-        raise MediaError(f"{path} cannot be read as a video: {error}") from error
-    return pictures, float(rate) if rate else None
-
-
-def _pillow(path: str | Path) -> ModuleType:
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise MediaError(f"{path}: this needs Pillow: pip install pillow") from error
-    return Image
-
-
-def _pyav(path: str | Path) -> Any:
-    try:
-        import av
-    except ImportError as error:
-        raise MediaError(f"{path}: video needs PyAV: pip install av; .gif does not") from error
-    return av
-
-
 def _h264(path: str | Path) -> Any:
     """PyAV, if it can encode H.264; raises :class:`MediaError` if not."""
-    av = _pyav(path)
+    av = pyav(path)
     if "libx264" not in av.codecs_available:
         raise MediaError(
             f"{path}: this PyAV was built without libx264, so it cannot write H.264; "

@@ -1,8 +1,9 @@
 """Pictures in: a path, PIL image, array or tensor becomes a tensor [3, H, W] in [-1, 1].
 
-Every form of a picture is first turned into float32 pixels [h, w, 3] in 0..1 (:func:`pixels`), then resized by
-torch's antialiased bicubic filter. So a path, a PIL image, an array and a tensor of the same picture condition the
-model identically, to the bit. Pillow is needed only to open files and PIL images.
+Every form of a picture is cropped, turned into float32 pixels [h, w, 3] in 0..1 (:func:`pixels`), and resized by
+torch's antialiased bicubic filter, a band of rows at a time: a large picture is never whole in floats. So a path, a
+PIL image, an array and a tensor of the same picture condition the model identically, to the bit. Pillow is needed to
+open files and PIL images alone.
 
 Pictures differ, and these are the rules:
 
@@ -10,15 +11,15 @@ Pictures differ, and these are the rules:
   the colours hidden under it, which are often black or garbage.
 - The EXIF orientation of files and PIL images is applied. Colour profiles are not.
 - An animated file gives its frame 0, an open PIL image its current frame.
-- 16-bit greys keep their 16 bits.
+- 16-bit greys keep their 16 bits, 16-bit colours the upper 8. Mode ``I`` is read as 16 bits; where it holds no number
+  above 255 its white is unknown, and it is refused.
 """
 
 from __future__ import annotations
 
-import contextlib
 import sys
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
@@ -29,8 +30,9 @@ from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vcut.config import Fit
-from vcut.errors import ConfigError, MediaError
+from vcut.config import Fit, whole_number
+from vcut.errors import ConfigError, MediaError, NotFiniteError
+from vcut.media import files
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
@@ -38,11 +40,20 @@ if TYPE_CHECKING:
 Image: TypeAlias = "str | Path | PILImage | NDArray[Any] | Tensor"
 Pixels = NDArray[np.float32]  # [h, w, 3] in 0..1
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".ppm")
-"""The files of a folder that count as pictures."""
-
 # Float pictures may leave 0..1 by this much, the rounding of the code that made them.
 _SLACK = 1e-3
+
+# Pixels of a band of rows that is resized at once.
+_BAND = 1 << 18
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A picture of any form; ``part(top, bottom, left, right)`` gives the pixels of a window."""
+
+    height: int
+    width: int
+    part: Callable[[int, int, int, int], Pixels]
 
 
 def to_tensor(image: Image, height: int, width: int, fit: Fit = "crop") -> Tensor:
@@ -75,10 +86,8 @@ def fitted(image: Image, height: int, width: int, fit: Fit = "crop") -> Tensor:
     """
     if fit not in get_args(Fit):
         raise ConfigError(f"fit must be one of {', '.join(get_args(Fit))}, got {fit!r}")
-    if height < 1 or width < 1:
-        raise ConfigError(f"a picture cannot be {height} pixels high and {width} wide")
-    picture = rearrange(torch.from_numpy(pixels(image)), "h w c -> c h w").contiguous()
-    return _fit(picture, height, width, fit)
+    height, width = whole_number("height", height), whole_number("width", width)
+    return _fit(_source(image), height, width, fit)
 
 
 def to_tensors(images: Image | Sequence[Image], height: int, width: int, fit: Fit = "crop") -> Tensor:
@@ -98,20 +107,81 @@ def to_tensors(images: Image | Sequence[Image], height: int, width: int, fit: Fi
 
 def pixels(image: Image) -> Pixels:
     """The picture as float32 [h, w, 3] in 0..1, at its own size. Arguments and errors as :func:`fitted`."""
+    return _whole(_source(image))
+
+
+def decoded_pixels(image: PILImage, name: str) -> Pixels:
+    """:func:`pixels` of the current frame of a file that is open, and is called ``name`` in errors."""
+    return _whole(_of_pil(files.decoded(image), name))
+
+
+def _whole(source: _Source) -> Pixels:
+    return source.part(0, source.height, 0, source.width)
+
+
+def _source(image: Image) -> _Source:
     if isinstance(image, str | Path):
-        return _of_array(_open(Path(image)), f"{image}")
+        return _of_pil(files.load(files.as_path(image)), f"{image}")
     if isinstance(image, Tensor):
         return _of_tensor(image)
     if isinstance(image, np.ndarray):
         return _of_array(image, "the array")
     # A PIL image can exist only where PIL has been imported.
     if (module := sys.modules.get("PIL.Image")) and isinstance(image, module.Image):
-        return _of_array(_decode(image, "the PIL image"), "the PIL image")
+        with files.told("the PIL image is cut short or damaged"):
+            return _of_pil(files.decoded(image), "the PIL image")
     raise MediaError(f"expected a path, PIL image, array or tensor, got {type(image).__name__}")
 
 
-def _of_tensor(tensor: Tensor) -> Pixels:
-    """Pixels of a tensor [c, h, w], [1, c, h, w] or [h, w]."""
+def _of_pil(decoded: files.Decoded, name: str) -> _Source:
+    """The picture of a PIL image. Pixels of 8 bits are taken from it a part at a time."""
+    image, key = decoded.image, decoded.key
+    if 0 in image.size:
+        raise MediaError(f"{name} is {image.width} x {image.height}: there are no pixels in it")
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        array: NDArray[Any] = np.asarray(image)
+        if image.mode == "I":
+            _check_sixteen_bits(array, name)
+        return _of_array(
+            array if image.mode == "F" else _with_key(array.astype(np.uint16)[:, :, None], key), name
+        )
+    if image.mode in ("LA", "La", "1", "L"):
+        mode = "L" if image.mode in ("1", "L") else "LA"
+    else:
+        palette_key = image.mode == "P" and key is not None
+        mode = "RGBA" if image.mode in ("PA", "RGBA", "RGBa") or palette_key else "RGB"
+
+    def part(top: int, bottom: int, left: int, right: int) -> Pixels:
+        with files.told(f"{name} of mode {image.mode} cannot be shown in colours"):
+            array = np.asarray(image.crop((left, top, right, bottom)).convert(mode))
+        array = array[:, :, None] if array.ndim == 2 else array
+        return _on_white(_with_key(array, key) if image.mode in ("1", "L", "RGB") else array)
+
+    return _Source(image.height, image.width, part)
+
+
+def _with_key(array: NDArray[Any], key: object) -> NDArray[Any]:
+    """Greys or colours [h, w, c], with an alpha channel where ``key`` is a transparent one among them."""
+    key = np.atleast_1d(key) if isinstance(key, int | tuple) else np.zeros(0)
+    if key.shape != array.shape[2:]:
+        return array
+    alpha = (array != key).any(2, keepdims=True).astype(array.dtype) * np.iinfo(array.dtype).max
+    return np.concatenate([array, alpha], axis=2)
+
+
+def _check_sixteen_bits(array: NDArray[Any], name: str) -> None:
+    low, high = int(array.min()), int(array.max())
+    if low < 0 or high > 65535:
+        raise MediaError(f"{name} holds 32-bit integers from {low} to {high}, expected 0..65535")
+    if 0 < high <= 255:
+        raise MediaError(
+            f"{name} holds 32-bit integers from {low} to {high}, and does not say which of them is white: "
+            "save it with 8 bits, or scale it to 0..65535"
+        )
+
+
+def _of_tensor(tensor: Tensor) -> _Source:
+    """The picture of a tensor [c, h, w], [1, c, h, w] or [h, w]."""
     found = f"the tensor has shape {list(tensor.shape)}"
     if tensor.ndim == 4:
         if len(tensor) != 1:
@@ -123,14 +193,16 @@ def _of_tensor(tensor: Tensor) -> Pixels:
         if tensor.shape[0] not in (1, 2, 3, 4) and tensor.shape[2] in (1, 2, 3, 4):
             raise MediaError(f"{found}: channels come first in a tensor, permute it to [c, h, w]")
         tensor = rearrange(tensor, "c h w -> h w c")
-    tensor = tensor.detach().cpu()
-    if tensor.is_floating_point():
-        tensor = tensor.float()  # numpy knows no bfloat16
-    return _of_array(tensor.numpy(), "the tensor")
+    with files.told("the tensor holds no plain numbers"):  # meta, sparse, quantized
+        tensor = tensor.detach().cpu()
+        array = (
+            tensor.float().numpy() if tensor.is_floating_point() else tensor.numpy()
+        )  # numpy knows no bfloat16
+    return _of_array(array, "the tensor")
 
 
-def _of_array(array: NDArray[Any], name: str) -> Pixels:
-    """Pixels of an array [h, w] or [h, w, c] of uint8, uint16 or float in 0..1."""
+def _of_array(array: NDArray[Any], name: str) -> _Source:
+    """The picture of an array [h, w] or [h, w, c] of uint8, uint16 or float in 0..1."""
     if array.ndim == 2:
         array = array[:, :, None]
     if array.ndim != 3 or array.shape[2] not in (1, 2, 3, 4):
@@ -138,24 +210,31 @@ def _of_array(array: NDArray[Any], name: str) -> Pixels:
         raise MediaError(f"{name} has shape {list(array.shape)}, expected [h, w, 1 to 4 channels]{hint}")
     if 0 in array.shape:
         raise MediaError(f"{name} has shape {list(array.shape)}: there are no pixels in it")
-    values = _unit_range(array, name)
+    _check_range(array, name)
+    height, width, _ = array.shape
+    return _Source(height, width, lambda top, bottom, left, right: _on_white(array[top:bottom, left:right]))
+
+
+def _on_white(array: NDArray[Any]) -> Pixels:
+    """Pixels of a checked array [h, w, c]: its numbers scaled to 0..1, its transparency laid on white."""
+    if array.dtype.kind == "u":
+        values: Pixels = np.divide(array, np.float32(np.iinfo(array.dtype).max), dtype=np.float32)
+    else:
+        values = array.astype(np.float32).clip(0, 1)
     if values.shape[2] in (2, 4):
         colour, alpha = values[:, :, :-1], values[:, :, -1:]
-        values = colour * alpha + (1 - alpha)  # on white
+        values = colour * alpha + (1 - alpha)
     return values if values.shape[2] == 3 else values.repeat(3, axis=2)
 
 
-def _unit_range(array: NDArray[Any], name: str) -> NDArray[np.float32]:
-    """Scale the numbers of any accepted type to float32 in 0..1."""
-    if array.dtype == np.uint8:
-        return array.astype(np.float32) / np.float32(255)
-    if array.dtype == np.uint16:
-        return array.astype(np.float32) / np.float32(65535)
+def _check_range(array: NDArray[Any], name: str) -> None:
+    if array.dtype.kind == "u" and array.dtype.itemsize <= 2:
+        return
     if array.dtype.kind != "f":
         raise MediaError(f"{name} holds {array.dtype} numbers, expected uint8, uint16 or float in 0..1")
     low, high = float(array.min()), float(array.max())
     if not (np.isfinite(low) and np.isfinite(high)):
-        raise MediaError(f"{name} holds NaN or infinity")
+        raise NotFiniteError(f"{name} holds NaN or infinity")
     if low < -_SLACK or high > 1 + _SLACK:
         hint = ""
         if low >= -1 - _SLACK and high <= 1 + _SLACK:
@@ -163,98 +242,40 @@ def _unit_range(array: NDArray[Any], name: str) -> NDArray[np.float32]:
         elif low >= 0 and high <= 255:
             hint = "; from 0..255 get there by x / 255"
         raise MediaError(f"{name} runs from {low:.4g} to {high:.4g}, floats must lie in 0..1{hint}")
-    return array.astype(np.float32).clip(0, 1)
 
 
-def _open(path: Path) -> NDArray[Any]:
-    """Decode frame 0 of the file at ``path``."""
-    try:
-        import PIL.Image  # noqa: F401
-    except ImportError as error:
-        raise MediaError(f"{path}: reading pictures needs Pillow: pip install pillow") from error
-    path = path.expanduser()
-    if path.is_dir():
-        raise MediaError(f"{path} is a folder, expected a picture")
-    if not path.exists():
-        raise MediaError(f"{path}: no such file")
-    with warnings.catch_warnings():
-        # Pillow warns about big pictures, which are fine, and about damage, which we report as an error.
-        warnings.simplefilter("ignore")
-        return _decode_file(path)
-
-
-def _decode_file(path: Path) -> NDArray[Any]:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        image = Image.open(path)
-    except UnidentifiedImageError as error:
-        hint = "; save it as JPEG or PNG" if path.suffix.lower() in (".heic", ".heif", ".svg", ".pdf") else ""
-        raise MediaError(f"{path} is not a picture that Pillow can read{hint}") from error
-    except Image.DecompressionBombError as error:
-        raise MediaError(f"{path} unpacks to more pixels than is safe: scale it down first") from error
-    except Exception as error:  # a damaged header makes Pillow's readers raise nearly anything
-        raise MediaError(f"{path} cannot be read: {_reason(error)}") from error
-    with image:
-        return _decode(image, str(path))
-
-
-def _decode(image: PILImage, name: str) -> NDArray[Any]:
-    """The current frame of a PIL image, upright, as an array that :func:`_of_array` accepts."""
-    from PIL import ImageOps
-
-    if 0 in image.size:
-        raise MediaError(f"{name} is {image.width} x {image.height}: there are no pixels in it")
-    try:
-        image.load()
-        # Damaged EXIF data says nothing about the pixels: show them as they are.
-        with contextlib.suppress(Exception):
-            image = ImageOps.exif_transpose(image)
-        # Grey multiplied by its alpha: Pillow converts it to LA only.
-        if image.mode == "La":
-            image = image.convert("LA")
-        if image.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-            image = image.convert("RGBA")
-        elif image.mode == "1":
-            image = image.convert("L")
-        elif image.mode not in ("L", "RGB", "I", "F") and not image.mode.startswith("I;16"):
-            image = image.convert("RGB")
-        array: NDArray[Any] = np.asarray(image)
-    except MemoryError:
-        raise
-    except Exception as error:  # a cut or damaged file makes Pillow's readers raise nearly anything
-        raise MediaError(f"{name} is cut short or damaged: {_reason(error)}") from error
-    if image.mode == "I" and (array.min() < 0 or array.max() > 65535):
-        raise MediaError(
-            f"{name} holds 32-bit integers from {array.min()} to {array.max()}, expected 0..65535"
-        )
-    return array.astype(np.uint16) if image.mode.startswith("I") else array
-
-
-def _reason(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
-def _fit(image: Tensor, height: int, width: int, fit: Fit) -> Tensor:
-    """Fit a picture [3, h, w] to [3, height, width]."""
-    _, h, w = image.shape
+def _fit(image: _Source, height: int, width: int, fit: Fit) -> Tensor:
+    """Fit a picture to [3, height, width]."""
+    h, w = image.height, image.width
     if fit == "crop":
         # Keep the largest window of the wanted aspect, in the middle.
         scale = min(h / height, w / width)
         window_h, window_w = max(1, round(height * scale)), max(1, round(width * scale))
         top, left = (h - window_h) // 2, (w - window_w) // 2
-        image = image[:, top : top + window_h, left : left + window_w]
-    if fit != "pad":
-        return _resize(image, height, width)
+        return _resize(image, (top, left, window_h, window_w), height, width)
+    if fit == "resize":
+        return _resize(image, (0, 0, h, w), height, width)
     scale = max(h / height, w / width)
     inner_h, inner_w = (max(1, round(side / scale)) for side in (h, w))
     top, left = (height - inner_h) // 2, (width - inner_w) // 2
     bars = (left, width - inner_w - left, top, height - inner_h - top)
-    return F.pad(_resize(image, inner_h, inner_w), bars)
+    return F.pad(_resize(image, (0, 0, h, w), inner_h, inner_w), bars)
 
 
-def _resize(image: Tensor, height: int, width: int) -> Tensor:
+def _resize(image: _Source, window: tuple[int, int, int, int], height: int, width: int) -> Tensor:
+    """The window (top, left, h, w) of a picture as [3, height, width]: its rows are resized first, in bands."""
+    top, left, h, w = window
+    rows = torch.empty(3, h, width, device="cpu", dtype=torch.float32)
+    step = max(1, _BAND // w)
+    for at in range(0, h, step):
+        band = image.part(top + at, top + min(at + step, h), left, left + w)
+        rows[:, at : at + step] = _interpolate(
+            rearrange(torch.from_numpy(band), "h w c -> c h w"), len(band), width
+        )
+    return _interpolate(rows, height, width).clamp(0, 1)
+
+
+def _interpolate(image: Tensor, height: int, width: int) -> Tensor:
     if image.shape[1:] == (height, width):
         return image
-    resized = F.interpolate(image[None], (height, width), mode="bicubic", antialias=True, align_corners=False)
-    return resized[0].clamp(0, 1)
+    return F.interpolate(image[None], (height, width), mode="bicubic", antialias=True, align_corners=False)[0]

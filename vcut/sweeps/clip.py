@@ -100,7 +100,7 @@ def make_clip(pipe: Pipeline, task: Task, sweep: Sweep, out: Path, latents: bool
         (out / task.latents).parent.mkdir(exist_ok=True)
         with replacing(out / task.latents, overwrite=True) as target:
             save_file({"latents": sampled[0].cpu().contiguous()}, target)
-    pictures = to_bytes(frames, sweep.enlarge)
+    pictures = to_bytes(frames, sweep.enlarge, file)
     media.write(frames, file, run.fps, overwrite=True, crf=CRF, enlarge=sweep.enlarge)
     device = pipe.device
     gpu = f", {torch.cuda.get_device_name(device)}" if device.type == "cuda" else ""

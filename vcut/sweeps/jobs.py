@@ -15,8 +15,8 @@ from pathlib import Path
 
 from vcut import media
 from vcut.errors import ConfigError, MediaError, OutputExistsError
-from vcut.media import images
-from vcut.settings import LARGEST_SEED
+from vcut.media import files
+from vcut.settings import LARGEST_SEED, Run
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,8 @@ class Work:
     jobs: tuple[Job, ...]
     # clips that were made before, and are skipped
     existing: tuple[Job, ...] = ()
+    # pictures of the folders that are of formats which are not taken
+    passed: tuple[Path, ...] = ()
 
 
 def find_work(pictures: Sequence[Path], outputs: Outputs, *, seed: int, clips: int = 1) -> Work:
@@ -101,10 +103,11 @@ def find_work(pictures: Sequence[Path], outputs: Outputs, *, seed: int, clips: i
     _check_names(jobs, outputs)
     skipping = many and not outputs.overwrite
     existing = dict.fromkeys(job for job in jobs if skipping and os.path.lexists(job.output))
-    return Work(tuple(job for job in jobs if job not in existing), tuple(existing))
+    passed = [other for folder in pictures if folder.is_dir() for other in files.in_folder(folder)[1]]
+    return Work(tuple(job for job in jobs if job not in existing), tuple(existing), tuple(passed))
 
 
-def check_outputs(work: Work, outputs: Outputs, fps: int) -> None:
+def check_outputs(work: Work, outputs: Outputs, run: Run) -> None:
     """Raise now whatever would keep a finished clip from being written.
 
     Raises:
@@ -112,7 +115,8 @@ def check_outputs(work: Work, outputs: Outputs, fps: int) -> None:
         OutputExistsError: something is there already.
     """
     for job in work.jobs:
-        media.check_format(job.output, fps)
+        media.check_format(job.output, run.fps)
+        media.check_size(job.output, run.frames, run.height * outputs.enlarge, run.width * outputs.enlarge)
         folder = Path(job.output).parent
         if folder.exists() or outputs.path == job.output:
             _check_place(job.output, outputs)
@@ -156,11 +160,10 @@ def _check_folders(folders: Sequence[Path], outputs: Outputs) -> None:
 
 def search(folder: Path) -> list[Path]:
     """The pictures of a folder, by their suffixes."""
-    found = sorted(
-        file for file in folder.iterdir() if file.suffix.lower() in images.SUFFIXES and file.is_file()
-    )
+    found, others = files.in_folder(folder)
     if not found:
-        raise MediaError(f"{folder}: there are no pictures in this folder ({' '.join(images.SUFFIXES)})")
+        but = f" but {others[0].name}, which is of a format that is not taken" if others else ""
+        raise MediaError(f"{folder}: there are no pictures in this folder{but} ({' '.join(files.SUFFIXES)})")
     return found
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vcut.errors import ConfigError, MediaError
-from vcut.media import images
+from vcut.media import files
 from vcut.sweeps.jobs import search
 
 Suite = Literal["quality", "full"]
@@ -57,7 +57,7 @@ def pictures(given: Path, suite: Suite | None = None, folder: Path | None = None
     elif suite or folder:
         raise ConfigError(f"--suite and --pictures go with VBench's JSON file, not with {given}")
     else:
-        paths = search(given) if given.is_dir() else [given] if suffix in images.SUFFIXES else _listed(given)
+        paths = search(given) if given.is_dir() else [given] if suffix in files.SUFFIXES else _listed(given)
         # one picture may be listed twice, as ./a.png too
         each: dict[tuple[str, Path], Path] = {}
         for path in paths:
