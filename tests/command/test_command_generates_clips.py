@@ -377,6 +377,18 @@ def test_a_broken_picture_of_a_folder_is_skipped_and_the_others_are_made(
     ]
 
 
+def test_pictures_of_a_folder_are_taken_by_number_and_those_that_are_not_are_named(
+    calls: Calls, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("10.jpg", "2.jfif", "1.jp2", "a.tga"):
+        picture(f"in/{name}")
+    for name in ("b.heic", "._2.jfif", "notes.txt"):
+        Path(f"in/{name}").touch()
+    assert vcut("in", "-o", "out", "--quiet") == 0
+    assert files("out") == ["1.mp4", "10.mp4", "2.mp4", "a.mp4"]
+    assert "vcut: passed over in/b.heic: save it as JPEG or PNG" in capsys.readouterr().err.splitlines()
+
+
 def test_a_folder_of_frames_is_replaced_only_when_asked(photo: str) -> None:
     assert vcut(photo, "-o", "frames", "--frames", "2") == 0
     assert vcut(photo, "-o", "frames", "--frames", "1") == 2

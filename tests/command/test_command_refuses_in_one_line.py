@@ -39,8 +39,11 @@ def workplace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     Path("sheet.png").write_bytes(b"precious")
     Path("weights.ckpt").touch()
     Path("broken.safetensors").write_bytes(b"broken")
-    for folder in ("empty", "twins", "bad", "work", "frames"):
+    for folder in ("empty", "twins", "bad", "work", "frames", "phone"):
         Path(folder).mkdir()
+    Path("phone/a.heic").touch()
+    os.mkfifo("pipe.png")
+    Path("postscript.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
     photo.save("frames/000.png")
     Path("link.webp").symlink_to("still.webp")
     Path("hard.webp").hardlink_to("still.webp")
@@ -74,6 +77,15 @@ FAULTS = {
     "generate text.jpg": "text.jpg is not a picture",
     "generate cut.jpg": "cut.jpg is cut short or damaged",
     "generate photo.jpg missing.jpg": "missing.jpg: no such file",
+    "generate pipe.png": "pipe.png is a pipe",
+    "generate postscript.png": "postscript.png is not a picture",
+    "generate phone -o work": "but a.heic, which is of a format that is not taken",
+    # what a format holds
+    "generate photo.jpg -o new.webp --enlarge 600": "new.webp: .webp holds at most 16383 pixels a side, got 19",
+    "generate photo.jpg -o new.gif --enlarge 3000": "new.gif: .gif holds at most 65535 pixels a side",
+    "generate photo.jpg -o new.mp4 --enlarge 600": "new.mp4: .mp4 holds at most 16384 pixels a side",
+    "generate photo.jpg -o new --enlarge 3000": "new: 8 frames of 96000x96000 take 206.0 GiB",
+    "generate photo.jpg -o new/ --format png --enlarge 3000": "8 frames of 96000x96000 take 206.0 GiB",
     "generate empty -o work": "there are no pictures in this folder",
     # outputs
     "generate photo.jpg -o clip.mp4": "clip.mp4 exists already",

@@ -111,7 +111,6 @@ def test_a_rate_is_a_number_of_any_type(tmp_path: Path, fps: Any, expected: Frac
         np.nan,
         10**400,
         torch.tensor([7, 8]),
-       
         {},
     ],
 )
