@@ -190,6 +190,36 @@ def test_heun_is_edms_algorithm_2_line_by_line(s_churn: float, s_noise: float, s
     torch.testing.assert_close(found, x, rtol=1e-9, atol=1e-9)
 
 
+@given(ratios=st.lists(st.floats(0.05, 0.95), min_size=2, max_size=8), cut=st.integers(1, 10))
+@settings(max_examples=20, deadline=None)
+def test_dpmpp_2m_takes_the_estimate_at_the_middle_of_the_step(ratios: list[float], cut: int) -> None:
+    """An estimate that is linear in ln(sigma) is known there, however unequal the steps are.
+
+    The first step, the first after the cut and the last have one estimate to go by.
+    """
+    levels = list(accumulate(ratios, float.__mul__, initial=80.0))
+
+    def line(sigma: float) -> float:
+        return 0.3 - 0.7 * math.log(sigma)
+
+    records = list(
+        trajectory(
+            lambda x, sigma, branches: torch.stack([torch.full_like(x, line(sigma))] * len(branches)),
+            unit_noise(),
+            levels,
+            plan(len(levels), min(cut, len(levels) + 1)),
+            linear(1, 3),
+            sampler="dpmpp_2m",
+        )
+    )
+    x = unit_noise() * math.hypot(80.0, 1)
+    for number, record in enumerate(records, start=1):
+        alone = number in (1, cut, len(levels))
+        denoised = line(record.sigma if alone else math.sqrt(record.sigma * record.sigma_next))
+        x = denoised + record.sigma_next / record.sigma * (x - denoised)
+        torch.testing.assert_close(record.latents, x, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("steps", [1, 2, 4, 6, 8, 40])
 def test_lcm_jumps_to_the_estimate_and_back_to_less_noise(steps: int) -> None:
     """The levels are AnimateLCM's: the first N of every (40 // N)-th of 40."""
