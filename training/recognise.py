@@ -67,7 +67,7 @@ def classifier(frames: int, side: int) -> nn.Module:
         chosen = torch.randint(len(kind), (BATCH,), generator=g)
         loss = F.cross_entropy(network(shown[chosen]), kind[chosen])
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimiser.step()
     return network.eval().requires_grad_(False)
 

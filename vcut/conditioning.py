@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from einops import rearrange, repeat
 from torch import Tensor
 
 from vcut.sampling import Branch, Mix, Network, Plan
@@ -86,10 +85,10 @@ def _inputs(unet: UNet, conditioning: Conditioning, branches: tuple[Branch, ...]
 def _evaluate(unet: UNet, inputs: Inputs, x: Tensor, c_noise: float) -> Tensor:
     """One call of the UNet on ``x [n, f, c, h, w]``: ``[k, n, f, c, h, w]``."""
     k = len(inputs.latents) // len(x)
-    noisy = repeat(x, "n f c h w -> (k n) f c h w", k=k)
-    image = repeat(inputs.latents, "kn c h w -> kn f c h w", f=x.shape[1])
+    noisy = x.repeat(k, 1, 1, 1, 1)  # [k n, f, c, h, w]
+    image = inputs.latents[:, None].expand(-1, x.shape[1], -1, -1, -1)
     latents = torch.cat([noisy.to(unet.dtype), image.to(unet.dtype)], dim=2)
     # a fill, not a copy from the host
     noise_level = torch.full((1,), c_noise, device=x.device)
     output = unet(latents, noise_level, inputs.context, inputs.time_ids)
-    return rearrange(output, "(k n) f c h w -> k n f c h w", k=k)
+    return output.unflatten(0, (k, -1))

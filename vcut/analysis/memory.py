@@ -105,7 +105,7 @@ def _weight_bytes(module: nn.Module) -> int:
     return sum(p.numel() * p.element_size() for p in module.parameters())
 
 
-class _LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own, unannotated
+class _LiveStorages(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.now = 0

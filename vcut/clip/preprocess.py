@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor
 
 from vcut.errors import ConfigError
@@ -52,9 +51,8 @@ def _blur_width(x: Tensor, factor: float) -> Tensor:
     if not pad:
         return x
     rows = F.pad(x, (pad, pad, 0, 0), mode="reflect")
-    rows = rearrange(rows, "b c h w -> (b c) 1 h w")
-    rows = F.conv2d(rows, taps.to(x).view(1, 1, 1, -1))
-    return rearrange(rows, "(b c) 1 h w -> b c h w", c=x.shape[1])
+    rows = F.conv2d(rows.flatten(0, 1)[:, None], taps.to(x).view(1, 1, 1, -1))  # [b*c, 1, h, w]
+    return rows[:, 0].unflatten(0, x.shape[:2])
 
 
 def _gaussian(factor: float) -> Tensor:

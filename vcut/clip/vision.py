@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from vcut.clip.preprocess import preprocess
@@ -59,7 +58,7 @@ class CLIPVisionEncoder(nn.Module):
                 "vcut.clip.preprocess makes them"
             )
         patches = self.patch_embed(pixels.to(self.proj.weight.dtype))
-        patches = rearrange(patches, "b w i j -> b (i j) w")
+        patches = patches.flatten(2).mT  # [b, patches, w]
         first = self.class_embedding.expand(len(patches), 1, -1)
         x = torch.cat([first, patches], dim=1) + self.position_embedding  # [b, n, w]
         return self.blocks(self.norm_pre(x))
@@ -93,11 +92,10 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (
-            rearrange(to(x), "b n (heads c) -> b heads n c", heads=self.heads)
+            to(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [b, heads, n, c]
             for to in (self.to_q, self.to_k, self.to_v)
         )
-        y = rearrange(F.scaled_dot_product_attention(q, k, v), "b heads n c -> b n (heads c)")
-        return self.to_out(y)
+        return self.to_out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
 class MLP(nn.Module):

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from vcut.kernels.parts import Parts
@@ -55,7 +54,7 @@ def _as_batch_norm(x: Tensor, merge: Merge, weight: Tensor, bias: Tensor, eps: f
     pixels.
     """
     dtype = torch.promote_types(x.dtype, torch.float32)
-    items = rearrange(x, "n t c -> n 1 c t 1")  # views that torch knows as channels_last
+    items = x.mT[:, None, :, :, None]  # [n, 1, c, t, 1], views that torch knows as channels_last
     weight, bias = weight.to(dtype), bias.to(dtype)
     unused = torch.zeros_like(bias)  # batch norm's running moments; their dtype is that of the result
     moments = [torch.batch_norm_update_stats(item, unused, unused, 0.0) for item in items]
@@ -65,4 +64,4 @@ def _as_batch_norm(x: Tensor, merge: Merge, weight: Tensor, bias: Tensor, eps: f
     for i, item in enumerate(items):
         place = (out[i], unused[:0], unused[:0])
         torch.native_batch_norm(item, weight, bias, mean[i], var[i], False, 0.0, eps, out=place)
-    return rearrange(out, "n 1 c t 1 -> n t c")
+    return out[:, 0, :, :, 0].mT

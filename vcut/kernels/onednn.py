@@ -14,7 +14,6 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor
 
 from vcut.kernels.runtime import is_emulated
@@ -25,7 +24,7 @@ def can_pack(weight: Tensor) -> bool:
     return (
         weight.device.type == "cpu"
         and weight.dtype in (torch.float32, torch.bfloat16, torch.float16)
-        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
         and not is_emulated(weight.dtype)
     )
@@ -68,9 +67,8 @@ def convolution(
 ) -> Tensor:
     """``F.conv2d`` of ``[n, i, j, c]`` with packed filters."""
     packed = torch.ops.mkldnn._convolution_pointwise
-    x = rearrange(x, "n i j c -> n c i j")
-    y = packed(x, weight, bias, padding, stride, (1, 1), 1, "none", [], "")
-    return rearrange(y, "n c i j -> n i j c").contiguous()
+    y: Tensor = packed(x.movedim(-1, 1), weight, bias, padding, stride, (1, 1), 1, "none", [], "")
+    return y.movedim(1, -1).contiguous()
 
 
 def widened(x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
@@ -87,6 +85,6 @@ def widened(x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[
 
 def side_by_side(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """A 3x3 convolution of narrow maps ``[n, i, j, c]`` as one of a wide map, a column of zeros between them."""
-    row = rearrange(F.pad(x, (0, 0, 0, 1)), "n i j c -> 1 i (n j) c")
-    y = convolution(row, weight, bias, padding=(1, 1))
-    return rearrange(y, "1 i (n j) c -> n i j c", n=x.shape[0])[:, :, :-1].contiguous()
+    row = F.pad(x, (0, 0, 0, 1)).movedim(0, 1).flatten(1, 2)[None]  # [1, i, n*(j+1), c]
+    y = convolution(row, weight, bias, padding=(1, 1))[0]
+    return y.unflatten(1, (len(x), -1)).movedim(1, 0)[:, :, :-1].contiguous()

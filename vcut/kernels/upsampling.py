@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor
 
 Convolution = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -51,4 +50,4 @@ def convolve(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None, convolut
         row, column = divmod(place, 2)
         seen = padded[:, row : row + height + 1, column : column + width + 1]
         out[:, :, row, :, column] = convolution(seen, weight, bias)
-    return rearrange(out, "n i a j b o -> n (i a) (j b) o")
+    return out.flatten(3, 4).flatten(1, 2)

@@ -22,7 +22,6 @@ from math import ceil, isqrt, prod
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor
 
 POINTS = {
@@ -113,15 +112,15 @@ def convolve(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None, linear: 
         for part, result in zip(torch.split(x, images), torch.split(out, images), strict=True):
             values = F.pad(part[:, max(0, top) : bottom], (0, 0, *zeros))
             values = values.unfold(1, tile + 2, tile).unfold(2, tile + 2, tile)
-            values = rearrange(values, "n s t c p q -> (n s t) (p q) c")
+            # [n, s, t, c, p, q] to [n*s*t, p*q, c]
+            values = values.movedim(3, -1).reshape(-1, len(weights), channels)
             values = torch.bmm(inputs.expand(len(values), -1, -1), values)
             products = _by_point(values, weights, bias, linear)
             del values
             products = torch.bmm(outputs.expand(len(products), -1, -1), products)
-            result[:, start:stop] = rearrange(
-                products, "(n s t) (i j) o -> n s i t j o", s=stop - start, t=columns, i=tile
-            )
-    whole = rearrange(out, "n s i t j o -> n (s i) (t j) o")
+            products = products.view(len(part), stop - start, columns, tile, tile, out_channels)
+            result[:, start:stop] = products.transpose(2, 3)
+    whole = out.flatten(3, 4).flatten(1, 2)
     return whole[:, :height, :width].contiguous()
 
 

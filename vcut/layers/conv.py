@@ -1,8 +1,7 @@
 """Convolutions of channels-last activations.
 
 torch convolves ``[n, c, i, j]``. Each layer hands it the activations' own memory under that name: where ``x`` is
-contiguous nothing is copied, since torch knows the permuted view as channels_last. With n = 1 it does so only if axes
-were merged by ``flatten``: einops merges by its own strides.
+contiguous nothing is copied, since torch knows the permuted view as channels_last.
 
 Shapes: b clips, f frames, h w grid, c channels.
 """
@@ -10,7 +9,6 @@ Shapes: b clips, f frames, h w grid, c channels.
 from __future__ import annotations
 
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from vcut.kernels.onednn import widened
@@ -28,10 +26,10 @@ class Conv(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         assert not isinstance(self.padding, str), "padding is given in numbers"
         wide = widened(x, self.weight, self.stride, self.padding)
-        frames = rearrange(wide.flatten(0, 1), "n h w c -> n c h w")
+        frames = wide.flatten(0, 1).movedim(-1, 1)  # [b*f, c, h, w]
         y = F.conv2d(frames, self.weight, self.bias, self.stride, self.padding)
         y = y if wide is x else y[..., :1]
-        return rearrange(y, "(b f) c h w -> b f h w c", b=x.shape[0]).contiguous()
+        return y.movedim(1, -1).unflatten(0, x.shape[:2]).contiguous()
 
 
 class UpsamplingConv(nn.Conv2d):
@@ -43,10 +41,10 @@ class UpsamplingConv(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         parts = Parts(x, dim=1, growth=4)
         for some in parts:
-            frames = rearrange(x[:, some].flatten(0, 1), "n h w c -> n c h w")
+            frames = x[:, some].flatten(0, 1).movedim(-1, 1)  # [b*f, c, h, w]
             large = F.interpolate(frames, scale_factor=2.0, mode="nearest")
             large = F.conv2d(large, self.weight, self.bias, padding=1)
-            parts.keep(rearrange(large, "(b f) c h w -> b f h w c", b=x.shape[0]).contiguous())
+            parts.keep(large.movedim(1, -1).unflatten(0, (len(x), -1)).contiguous())
             del frames, large
         return parts.result
 
@@ -58,6 +56,6 @@ class TemporalConv(nn.Conv2d):
         super().__init__(in_channels, out_channels, kernel_size=(3, 1), padding=(1, 0))
 
     def forward(self, x: Tensor) -> Tensor:
-        pixels = rearrange(x.flatten(2, 3), "b f n c -> b c f n")
+        pixels = x.flatten(2, 3).movedim(-1, 1)  # [b, c, f, h*w]
         y = F.conv2d(pixels, self.weight, self.bias, padding=(1, 0))
-        return rearrange(y, "b c f (h w) -> b f h w c", h=x.shape[2]).contiguous()
+        return y.movedim(1, -1).unflatten(2, x.shape[2:4]).contiguous()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from einops import rearrange
 from torch import Tensor, nn
 
 from vcut.kernels.norm import is_recording, normalised
@@ -26,7 +25,7 @@ class GroupNorm(nn.GroupNorm):
 
         The total variance is the mean variance within channels plus the variance of the channels' means.
         """
-        mean, var = (rearrange(moment, "n (g k) -> n g k", g=self.num_groups) for moment in (mean, var))
+        mean, var = (moment.unflatten(1, (self.num_groups, -1)) for moment in (mean, var))
         group_mean = mean.mean(-1, keepdim=True)
         group_var = (var + (mean - group_mean).square()).mean(-1, keepdim=True)
         return group_mean.expand_as(mean).flatten(1), group_var.expand_as(var).flatten(1)

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
 from vcut.errors import ConfigError
@@ -230,7 +229,7 @@ class PackedConv(Packed):
         wide = onednn.widened(x, self.weight, self.stride, self.padding)
         y = onednn.convolution(wide.flatten(0, 1), self.weight, self.bias, self.stride, self.padding)
         y = y if wide is x else y[:, :, :1].contiguous()
-        return rearrange(y, "(b f) h w c -> b f h w c", b=len(x))
+        return y.unflatten(0, (len(x), -1))
 
 
 class SideBySideConv(PackedConv):
@@ -240,7 +239,7 @@ class SideBySideConv(PackedConv):
         if x.shape[3] >= NARROW:
             return super().compute(x)
         y = onednn.side_by_side(x.flatten(0, 1), self.weight, self.bias)
-        return rearrange(y, "(b f) h w c -> b f h w c", b=len(x))
+        return y.unflatten(0, (len(x), -1))
 
 
 class WinogradConv(Packed):
@@ -253,7 +252,7 @@ class WinogradConv(Packed):
 
     def compute(self, x: Tensor) -> Tensor:
         y = winograd.convolve(x.flatten(0, 1), tuple(self.weights), self.bias, onednn.linear)
-        return rearrange(y, "(b f) h w c -> b f h w c", b=len(x))
+        return y.unflatten(0, (len(x), -1))
 
 
 class FourConvolutions(Packed):
@@ -272,7 +271,7 @@ class FourConvolutions(Packed):
             y = upsampling.convolve(
                 x[:, some].flatten(0, 1), tuple(self.weights), self.bias, onednn.convolution
             )
-            parts.keep(rearrange(y, "(b f) h w c -> b f h w c", b=len(x)))
+            parts.keep(y.unflatten(0, (len(x), -1)))
             del y
         return parts.result
 
@@ -285,7 +284,7 @@ class PackedTemporalConv(Packed):
 
     def compute(self, x: Tensor) -> Tensor:
         y = onednn.convolution(x.flatten(2, 3), self.weight, self.bias, padding=(1, 0))
-        return rearrange(y, "b f (h w) c -> b f h w c", h=x.shape[2])
+        return y.unflatten(2, x.shape[2:4])
 
 
 def _numbers(padding: str | tuple[int, ...]) -> tuple[int, ...]:

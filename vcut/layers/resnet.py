@@ -7,7 +7,6 @@ activations ``[b, f, h, w, c]``, embeddings ``[b, e]``.
 from __future__ import annotations
 
 import torch.nn.functional as F
-from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from vcut.kernels.parts import Parts
@@ -32,10 +31,11 @@ class SpatialResnet(nn.Module):
         self.skip = Conv(in_channels, out_channels, 1) if in_channels != out_channels else None
 
     def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
-        frames, shift = rearrange(x, "b f h w c -> 1 (b f) h w c"), None
+        frames, shift = x.flatten(0, 1)[None], None  # [1, b*f, h, w, c]
         if self.emb is not None:
             assert emb is not None, "this block was built with an embedding"
-            shift = repeat(self.emb(F.silu(emb)), "b c -> 1 (b f) 1 1 c", f=x.shape[1])
+            shift = self.emb(F.silu(emb))[:, None].expand(-1, x.shape[1], -1)  # [b, f, c]
+            shift = shift.flatten(0, 1)[None, :, None, None]
         parts = Parts(frames, dim=1)
         for some in parts:
             h = self.conv_1(F.silu(self.norm_1(frames[:, some]), inplace=True))
@@ -45,7 +45,7 @@ class SpatialResnet(nn.Module):
             h = (frames[:, some] if self.skip is None else self.skip(frames[:, some])) + h
             parts.keep(h)
             del h  # it would live on while the next part is computed
-        return rearrange(parts.result, "1 (b f) h w c -> b f h w c", b=x.shape[0])
+        return parts.result[0].unflatten(0, x.shape[:2])
 
 
 class TemporalResnet(nn.Module):
@@ -66,7 +66,7 @@ class TemporalResnet(nn.Module):
         h = self.conv_1(F.silu(self.norm_1(x), inplace=True))
         if self.emb is not None:
             assert emb is not None, "this block was built with an embedding"
-            h = h + rearrange(self.emb(F.silu(emb)), "b c -> b 1 1 1 c")
+            h = h + self.emb(F.silu(emb))[:, None, None, None]
         # Rebinding h frees the first convolution's output before the second one runs.
         h = F.silu(self.norm_2(h), inplace=True)
         return self.conv_2(h)

@@ -25,7 +25,6 @@ from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from vcut.config import Mode
@@ -63,14 +62,11 @@ class SelfAttention(nn.Module):
         self.to_out = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.to_q(x), self.to_k(x), self.to_v(x)
-        if self.axis == "space":
-            q, k, v = (rearrange(t, "b f n (k e) -> (b f) k n e", k=self.heads) for t in (q, k, v))
-            out = rearrange(attention(q, k, v), "(b f) k n e -> b f n (k e)", b=x.shape[0])
-        else:
-            q, k, v = (rearrange(t, "b f n (k e) -> b (n k) f e", k=self.heads) for t in (q, k, v))
-            out = rearrange(attention(q, k, v), "b (n k) f e -> b f n (k e)", n=x.shape[2])
-        return self.to_out(out)
+        q, k, v = (split(to(x), self.heads) for to in (self.to_q, self.to_k, self.to_v))  # [b, f, n, k, e]
+        # over space [b*f, n, k, e], over time [b, f, n*k, e]
+        first = 0 if self.axis == "space" else 2
+        q, k, v = (t.flatten(first, first + 1).transpose(1, 2) for t in (q, k, v))
+        return self.to_out(attention(q, k, v).transpose(1, 2).reshape(x.shape))
 
 
 class CrossAttention(nn.Module):
@@ -95,12 +91,12 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor, cached: KeyValue) -> Tensor:
         """The tensor that is added to ``x [b, f, n, c]``, of the same shape."""
-        b, f, _, _ = x.shape
-        g = cached.key.shape[1]
-        q = rearrange(self.to_q(self.norm(x)), "b (g r) n (k e) -> (b g) k (r n) e", g=g, k=self.heads)
-        k, v = (rearrange(t, "b g m (k e) -> (b g) k m e", k=self.heads) for t in cached)
+        b, g, m, c = cached.key.shape
+        q = self.to_q(self.norm(x)).reshape(b * g, -1, c)  # all queries of a context, [b*g, f/g*n, c]
+        k, v = (t.reshape(b * g, m, c) for t in cached)
+        q, k, v = (split(t, self.heads).transpose(1, 2) for t in (q, k, v))  # [b*g, k, ..., e]
         out = F.scaled_dot_product_attention(q, k, v)
-        return self.to_out(rearrange(out, "(b g) k (r n) e -> b (g r) n (k e)", b=b, r=f // g))
+        return self.to_out(out.transpose(1, 2).reshape(x.shape))
 
     def fold(self) -> LinearCrossAttention:
         """The linear form, equal for every context of one token: ``W = W_o W_v``, and the same ``b_o``.
@@ -139,6 +135,11 @@ class LinearCrossAttention(nn.Module):
     def forward(self, x: Tensor, cached: Tensor) -> Tensor:
         """The vector that is added to ``x [b, f, n, c]``: the cached one, whatever x is."""
         return cached
+
+
+def split(x: Tensor, heads: int) -> Tensor:
+    """Channels as heads: ``[..., c]`` to ``[..., heads, c/heads]``."""
+    return x.unflatten(-1, (heads, -1))
 
 
 def cross_attention(

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from vcut.config import Level, Mode, UNetConfig
@@ -235,7 +234,7 @@ class UNet(nn.Module):
             )
         embedding = embedding.to(self.dtype)
         if embedding.ndim == 3:
-            embedding = rearrange(embedding, "b m d -> b 1 m d")
+            embedding = embedding[:, None]  # [b, 1, m, d]
         return Context(
             down=tuple(level.cache_context(embedding, frames) for level in self.down),
             mid=self.mid.transformer.cache_context(embedding, frames),
@@ -271,7 +270,7 @@ class UNet(nn.Module):
         self._check_context(context, x)
         emb = self._embed(c_noise.expand(x.shape[0]), time_ids)
 
-        x = rearrange(x.to(self.dtype), "b f c h w -> b f h w c").contiguous()
+        x = x.to(self.dtype).movedim(2, -1).contiguous()  # [b, f, h, w, c]
         x = self.conv_in(x)
         skips = [x]
         for down, cached in zip(self.down, context.down, strict=True):
@@ -280,12 +279,12 @@ class UNet(nn.Module):
         for up, cached in zip(self.up, context.up, strict=True):
             x = up(x, emb, cached, skips)
         x = self.conv_out(F.silu(self.norm_out(x), inplace=True))
-        return rearrange(x, "b f h w c -> b f c h w")
+        return x.movedim(-1, 2)
 
     def _embed(self, c_noise: Tensor, time_ids: Tensor) -> Tensor:
         """The embedding ``[b, e]`` that all resnets receive, of the noise level ``[b]`` and ``time_ids [b, 3]``."""
         noise = sinusoid(c_noise, self.config.levels[0].channels)
-        numbers = rearrange(sinusoid(time_ids, self.config.time_id_dim), "b k e -> b (k e)")
+        numbers = sinusoid(time_ids, self.config.time_id_dim).flatten(1)
         return self.time_embed(noise) + self.vector_embed(numbers)
 
     def _check(self, x: Tensor, c_noise: Tensor, time_ids: Tensor) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
 from vcut.config import Mode
@@ -75,7 +74,7 @@ class Block(nn.Module):
 def self_attention(norm: nn.LayerNorm, attn: SelfAttention, x: Tensor) -> Tensor:
     """``x + attn(norm(x))`` of ``[b, f, n, c]``, some frames at a time over space, some pixels over time."""
     over_space = attn.axis == "space"
-    tokens = rearrange(x, "b f n c -> 1 (b f) n c") if over_space else x
+    tokens = x.flatten(0, 1)[None] if over_space else x  # [1, b*f, n, c]
     parts = Parts(tokens, dim=1 if over_space else 2, growth=4)
     for some in parts:
         part = tokens[:, some] if over_space else tokens[:, :, some]
@@ -130,14 +129,14 @@ class Transformer(nn.Module):
     def positions(self, frames: int) -> Tensor:
         """Embeddings ``[f, 1, c]`` of the positions 0 to ``frames - 1`` in time."""
         numbers = torch.arange(frames, device=self.mix_factor.device)
-        return rearrange(self.position(sinusoid(numbers, self.channels)), "f c -> f 1 c")
+        return self.position(sinusoid(numbers, self.channels))[:, None]
 
     def forward(self, x: Tensor, context: TransformerContext) -> Tensor:
         """Transform ``x [b, f, h, w, c]``."""
-        residual, h = x, x.shape[2]
-        x = self.proj_in(rearrange(self.norm(x), "b f h w c -> b f (h w) c"))
+        residual = x
+        x = self.proj_in(self.norm(x).flatten(2, 3))  # [b, f, h*w, c]
         temporal_share = torch.sigmoid(-self.mix_factor).to(x.dtype)  # 1 - alpha
         for spatial, temporal, cached in zip(self.spatial, self.temporal, context.blocks, strict=True):
             x = spatial(x, cached.spatial)
             x = torch.lerp(x, temporal(x, cached.temporal, context.positions), temporal_share)
-        return residual + rearrange(self.proj_out(x), "b f (h w) c -> b f h w c", h=h)
+        return residual + self.proj_out(x).view(residual.shape)

@@ -6,7 +6,6 @@ Shapes: b clips, f frames, h w grid, c channels; activations ``[b, f, h, w, c]``
 from __future__ import annotations
 
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from vcut.kernels.parts import Parts
@@ -35,7 +34,7 @@ class FrameAttention(nn.Module):
         parts = Parts(x, dim=1)
         for some in parts:
             frames = x[:, some]
-            tokens = rearrange(self.norm(frames), "b f h w c -> (b f) 1 (h w) c")  # the 1 is the head
+            tokens = self.norm(frames).flatten(2, 3).flatten(0, 1)[:, None]  # [b*f, one head, h*w, c]
             y = F.scaled_dot_product_attention(self.to_q(tokens), self.to_k(tokens), self.to_v(tokens))
             y = frames + self.to_out(y).view(frames.shape)
             parts.keep(y)

@@ -6,7 +6,6 @@ Shapes: b clips, f frames, h w the latent grid, H W = stride * (h, w) the pixels
 from __future__ import annotations
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
 from vcut.config import VAEConfig, whole_number
@@ -61,8 +60,8 @@ class VAE(nn.Module):
             ConfigError: not that shape, or a side that is no multiple of the stride.
         """
         self._check_images(images)
-        x = rearrange(images.to(self.dtype), "b c h w -> b 1 h w c").contiguous()
-        return rearrange(self.quant_conv(self.encoder(x)), "b 1 h w c -> b c h w")
+        x = images.to(self.dtype).movedim(1, -1)[:, None].contiguous()  # [b, one frame, h, w, c]
+        return self.quant_conv(self.encoder(x))[:, 0].movedim(-1, 1)
 
     def encode(self, images: Tensor) -> Tensor:
         """The mode of :meth:`moments`, its mean, unscaled: ``[b, z, h, w]``."""
@@ -92,10 +91,10 @@ class VAE(nn.Module):
 
     def _decode_together(self, z: Tensor) -> Tensor:
         """Frames ``[f, 3, H, W]`` of the latents ``[f, z, h, w]`` of one chunk."""
-        x = rearrange(z.to(self.decode_dtype), "f c h w -> 1 f h w c").contiguous()
+        x = z.to(self.decode_dtype).movedim(1, -1)[None].contiguous()  # [one clip, f, h, w, c]
         if self.post_quant_conv is not None:
             x = self.post_quant_conv(x)
-        return rearrange(self.decoder(x), "1 f h w c -> f c h w")
+        return self.decoder(x)[0].movedim(-1, 1)
 
     def _check_images(self, images: Tensor) -> None:
         stride = self.config.stride
