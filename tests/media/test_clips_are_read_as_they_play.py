@@ -250,3 +250,13 @@ def test_every_truncation_gives_the_clip_or_our_error(tmp_path: Path, name: str)
         except MediaError:
             continue
         torch.testing.assert_close(found, whole, atol=0, rtol=0)
+
+
+def test_a_gif_without_its_end_may_lack_frames_and_is_refused(tmp_path: Path) -> None:
+    path = media.write(FRAMES, tmp_path / "clip.gif")
+    content = path.read_bytes()
+    path.write_bytes(content[: content.rindex(b"!\xf9\x04")])  # a whole frame less
+    with pytest.raises(MediaError, match="the mark of its end is missing"):
+        media.read(path)
+    path.write_bytes(content + bytes(30))  # some programs fill up
+    assert len(media.read(path)[0]) == len(FRAMES)

@@ -34,7 +34,7 @@ def test_postscript_under_another_name_starts_no_ghostscript(
     ghost.write_text(f"#!/bin/sh\ntouch {seen}\n")
     ghost.chmod(ghost.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None, raising=False)
     path = tmp_path / "photo.png"
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n{} loop\n%%EOF\n")
     with pytest.raises(MediaError, match=r"photo\.png is not a picture that can be read"):

@@ -153,7 +153,9 @@ def _of_pil(decoded: files.Decoded, name: str) -> _Source:
 
     def part(top: int, bottom: int, left: int, right: int) -> Pixels:
         with files.told(f"{name} of mode {image.mode} cannot be shown in colours"):
-            array = np.asarray(image.crop((left, top, right, bottom)).convert(mode))
+            whole = (0, 0, image.width, image.height)
+            window = (left, top, right, bottom)
+            array = np.asarray((image if window == whole else image.crop(window)).convert(mode))
         array = array[:, :, None] if array.ndim == 2 else array
         return _on_white(_with_key(array, key) if image.mode in ("1", "L", "RGB") else array)
 

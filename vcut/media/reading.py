@@ -88,7 +88,11 @@ def _stack(frames: list[images.Pixels]) -> Tensor:
 def _animation(path: Path, rate: list[float]) -> Iterator[images.Pixels]:
     """Frames of a GIF or WebP; ``rate`` takes the frames per second."""
     milliseconds = 0.0
-    with files.opened(path, path, ("GIF", "WEBP")) as image:
+    with path.open("rb") as file, files.opened(file, path, ("GIF", "WEBP")) as image:
+        file.seek(max(0, path.stat().st_size - 64))
+        # Pillow takes a frame that is cut short for the end.
+        if image.format == "GIF" and not file.read().rstrip(b"\0").endswith(b";"):
+            raise MediaError(f"{path} is cut short: the mark of its end is missing")
         count = getattr(image, "n_frames", 1)
         for i in range(count):
             image.seek(i)
@@ -111,10 +115,10 @@ def _video(path: Path, rate: list[float]) -> Iterator[images.Pixels]:
         if stream.average_rate:
             rate.append(float(stream.average_rate))
         # PyAV 16 and older heed the matrix of a file only if the output has another one. RGB has none, so we name
-        # BT.601, which PyAV also assumes for a file of unknown matrix (2 or 3).
+        # BT.601, which PyAV also assumes for a file of unknown matrix (2 or 3). RGB itself is 0.
         bt601 = 5
         matrix = stream.codec_context.colorspace
-        matrix = bt601 if matrix in (2, 3) else matrix
+        matrix = bt601 if matrix in (0, 2, 3) else matrix
         for frame in container.decode(stream):
             alpha = any(component.is_alpha for component in frame.format.components)
             rgb = frame.reformat(
@@ -125,13 +129,12 @@ def _video(path: Path, rate: list[float]) -> Iterator[images.Pixels]:
 
 def _upright(picture: NDArray[Any], frame: Any) -> NDArray[Any]:
     """A picture [h, w, c], turned and mirrored as the display matrix of its frame says, by right angles."""
-    for data in frame.side_data:
-        if data.type.name == "DISPLAYMATRIX":
-            # (x, y) goes to (a x + c y, b x + d y)
-            a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].astype(float)
-            if abs(b) + abs(c) > abs(a) + abs(d):
-                picture, a, d = picture.swapaxes(0, 1), c, b
-            picture = picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+    if (matrix := frame.side_data.get("DISPLAYMATRIX")) is not None:
+        # (x, y) goes to (a x + c y, b x + d y)
+        a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].astype(float)
+        if abs(b) + abs(c) > abs(a) + abs(d):
+            picture, a, d = picture.swapaxes(0, 1), c, b
+        picture = picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
     return picture
 
 
