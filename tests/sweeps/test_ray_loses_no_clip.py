@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from sweep_stub import make_pictures, make_sweep
 
+from vcut import cli
 from vcut.errors import OutOfMemoryError, PictureError, VcutError
 from vcut.sweeps import manifest, ray
 from vcut.sweeps.clip import Maker, Outcome
@@ -25,19 +26,18 @@ pytestmark = pytest.mark.slow
 PICTURES, CLIPS = 8, 8 * 2 * 2
 
 
-def command(folder: Path, out: str, *options: str) -> list[str]:
-    """A sweep of one small frame a clip in two settings."""
+def words(folder: Path, out: str, *options: str) -> list[str]:
+    """A sweep's command: one small frame a clip in two settings."""
     return [
-        *(sys.executable, "-m", "vcut", "sweep", str(folder / "pictures"), "-o", str(folder / out)),
+        *("sweep", str(folder / "pictures"), "-o", str(folder / out)),
         *("--preset", "baseline", "--preset", "vcut", "--cut", "1", "--clips", "2", "--threads", "1"),
         *("--steps", "1", "--frames", "1", "--size", "16x16", "--device", "cpu", *options),
     ]
 
 
 def start(words: list[str]) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+        [sys.executable, "-m", "vcut", *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 
@@ -75,17 +75,26 @@ def frames(out: Path) -> dict[Key, str]:
     return {record.key: record.frames_sha256 for record in records}
 
 
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[ray.Cluster]:
+    with ray.connected() as cluster:
+        yield cluster
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the workers in /proc")
-def test_killed_workers_and_a_killed_sweep_leave_the_frames_of_one_process(tmp_path: Path) -> None:
+def test_killed_workers_and_a_killed_sweep_leave_the_frames_of_one_process(
+    cluster: ray.Cluster, tmp_path: Path
+) -> None:
     make_pictures(tmp_path / "pictures", PICTURES)
-    subprocess.run(command(tmp_path, "ALONE"), check=True, capture_output=True)
-    words = command(tmp_path, "RAY", "--ray", "--cpus-per-worker", "1")
-    with start(words) as process:
+    assert cli.main(words(tmp_path, "ALONE")) == 0
+    # a cluster that is there is joined, and its workers end with the sweep that they are for
+    address = cluster.ray.get_runtime_context().gcs_address
+    with start(words(tmp_path, "RAY", "--ray", address, "--cpus-per-worker", "1")) as process:
         wait_for_clips(process, 5)
         process.kill()
     left = len(manifest.read(tmp_path / "RAY"))
     assert 5 <= left < CLIPS
-    with start(words) as process:
+    with start(words(tmp_path, "RAY", "--ray", "--cpus-per-worker", "1")) as process:
         wait_for_clips(process, 3)
         os.kill(workers_of(process)[0], signal.SIGKILL)
         said, _ = process.communicate()
@@ -94,41 +103,32 @@ def test_killed_workers_and_a_killed_sweep_leave_the_frames_of_one_process(tmp_p
     assert frames(tmp_path / "RAY") == frames(tmp_path / "ALONE")
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[ray.Cluster]:
-    with ray.connected() as cluster:
-        yield cluster
-
-
 @pytest.fixture
 def tasks(tmp_path: Path) -> list[Task]:
     return make_sweep(make_pictures(tmp_path, 1), clips=2)[1]
 
 
-def outcomes(
+def handed_out(
     cluster: ray.Cluster, tasks: list[Task], make: Maker, warn: Callable[[str], None] = print
-) -> dict[str, Outcome]:
-    """What came of each clip, made by one worker at a time."""
-    come = ray.handed_out(cluster, tasks, lambda: make, cores=cluster.cores, gpu=False, warn=warn)
-    return {task.file: outcome for task, outcome in come}
+) -> Iterator[tuple[Task, Outcome]]:
+    """What comes of each clip, made by one worker at a time."""
+    return ray.handed_out(cluster, tasks, lambda: make, cores=cluster.cores, gpu=False, warn=warn)
 
 
 def test_a_fault_of_one_clip_is_its_outcome_and_a_fault_of_all_stops(
     cluster: ray.Cluster, tasks: list[Task]
 ) -> None:
-    def unreadable(task: Task) -> Outcome:
+    last = tasks[-1].file
+
+    def make(task: Task) -> Outcome:
+        if task.file == last:
+            raise OutOfMemoryError("sampling does not fit into memory")
         return PictureError(f"{task.image} is no picture")
 
-    said = outcomes(cluster, tasks, unreadable)
-    assert {file: str(fault) for file, fault in said.items()} == {
-        task.file: f"{task.image} is no picture" for task in tasks
-    }
-
-    def too_large(task: Task) -> Outcome:
-        raise OutOfMemoryError("sampling does not fit into memory")
-
+    said: dict[str, str] = {}
     with pytest.raises(OutOfMemoryError, match=r"^sampling does not fit into memory$"):
-        outcomes(cluster, tasks, too_large)
+        said.update((task.file, str(fault)) for task, fault in handed_out(cluster, tasks, make))
+    assert said == {task.file: f"{task.image} is no picture" for task in tasks[:-1]}
 
 
 def test_a_clip_that_kills_its_workers_stops_the_sweep(cluster: ray.Cluster, tasks: list[Task]) -> None:
@@ -141,7 +141,7 @@ def test_a_clip_that_kills_its_workers_stops_the_sweep(cluster: ray.Cluster, tas
 
     warnings: list[str] = []
     with pytest.raises(VcutError, match=rf"^3 workers died, each while it made {fatal}"):
-        outcomes(cluster, tasks, make, warnings.append)
+        list(handed_out(cluster, tasks, make, warnings.append))
     assert warnings == [f"a worker died while it made {fatal}; another one takes its place"] * 2
 
 
@@ -152,9 +152,8 @@ def test_no_room_for_a_worker_is_said(cluster: ray.Cluster, tasks: list[Task]) -
             list(ray.handed_out(room, tasks, lambda: lambda task: task, cores=cores, gpu=gpu, warn=print))
 
 
-def test_nobody_at_the_address_is_said() -> None:
-    words = [sys.executable, "-m", "vcut", "sweep", "examples", "-o", "never", "--ray", "127.0.0.1:1"]
-    failed = subprocess.run(words, capture_output=True, text=True, timeout=120)
-    assert failed.returncode == 2
-    assert failed.stderr.splitlines()[-1].startswith("vcut: error: no Ray cluster answers at 127.0.0.1:1")
-    assert not Path("never").exists()
+def test_nobody_at_the_address_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_pictures(tmp_path / "pictures", 1)
+    assert cli.main(words(tmp_path, "never", "--ray", "127.0.0.1:1")) == 2
+    assert capsys.readouterr().err.startswith("vcut: error: no Ray cluster answers at 127.0.0.1:1")
+    assert not (tmp_path / "never").exists()

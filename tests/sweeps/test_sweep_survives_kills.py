@@ -1,26 +1,28 @@
 """40 pictures x 2 clips x 3 settings with the model in the box: killed, resumed, and shared, with equal frames.
 
-Real processes, and SIGKILL, which no process can tidy up after.
+Real processes, and SIGKILL, which no process can tidy up after. Those that start one after the other are forked from
+a server that has torch loaded already; torchrun starts its ranks as a user does.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
+import multiprocessing
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 from sweep_stub import make_pictures
 
-from vcut import media
+from vcut import cli, media
 from vcut.sweeps import json_lines, manifest
 from vcut.sweeps.manifest import Key
 
@@ -35,66 +37,91 @@ cut = 1
 preset = "vcut"
 cut = "none"
 """
+SMALL = (
+    "--clips",
+    "2",
+    "--threads",
+    "1",
+    "--steps",
+    "1",
+    "--frames",
+    "1",
+    "--size",
+    "16x16",
+    "--device",
+    "cpu",
+)
 
 
-class Start:
+def words(folder: Path, out: str, *options: str) -> list[str]:
     """A sweep's command, which can be started again and again."""
-
-    def __init__(
-        self, folder: Path, out: str, *options: str, pictures: str = "pictures", ranks: int = 0
-    ) -> None:
-        self.out = folder / out
-        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "--no-python"]
-        self.words = [
-            *([sys.executable, *launcher] if ranks else []),
-            *(sys.executable, "-m", "vcut", "sweep", str(folder / pictures), "-o", str(self.out)),
-            *("--settings", str(folder / "settings.toml"), "--clips", "2"),
-            *("--steps", "1", "--frames", "1", "--size", "16x16", "--device", "cpu", *options),
-        ]
-
-    @contextlib.contextmanager
-    def running(self) -> Iterator[subprocess.Popen[str]]:
-        """The process, of which nothing is left after the block."""
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-        environment.pop("LOCAL_RANK", None)
-        process = subprocess.Popen(
-            self.words,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=environment,
-        )
-        with process:
-            try:
-                yield process
-            finally:
-                kill(process)
-
-    def to_the_end(self) -> None:
-        """Run it until it is done."""
-        with self.running() as process:
-            said, _ = process.communicate()
-        assert process.returncode == 0, said
-
-    def killed(self, after_lines: int, after_seconds: float) -> None:
-        """Run it, and kill it so many clips and seconds later; what is left in the folder is checked."""
-        with self.running() as process:
-            assert process.stdout is not None
-            made = (line for line in process.stdout if "made" in line)
-            for _ in itertools.islice(made, after_lines):
-                pass
-            time.sleep(after_seconds)
-            kill(process)
-        check_halfway(self.out)
+    places = [str(folder / "pictures"), "-o", str(folder / out), "--settings", str(folder / "settings.toml")]
+    return ["sweep", *places, *SMALL, *options]
 
 
-def kill(process: subprocess.Popen[str]) -> None:
-    """Kill a process and its children at once: torchrun's ranks live on without it."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    pids = children.read_text().split() if children.exists() else []
-    for pid in (process.pid, *map(int, pids)):
-        with contextlib.suppress(ProcessLookupError):
+def vcut(arguments: list[str]) -> None:
+    """The command, in a process of its own."""
+    sys.exit(cli.main(arguments))
+
+
+@contextlib.contextmanager
+def started(arguments: list[str]) -> Iterator[BaseProcess]:
+    """The process of a command, of which nothing is left after the block."""
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["vcut.sweeps.clip", "vcut.loading", "av"])
+    process = server.Process(target=vcut, args=(arguments,))
+    process.start()
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.join()
+
+
+def to_the_end(arguments: list[str]) -> None:
+    with started(arguments) as process:
+        process.join()
+        assert process.exitcode == 0, arguments
+
+
+def wait_for(out: Path, clips: int, is_alive: Callable[[], bool]) -> None:
+    """Wait until so many clips are in the manifests of a sweep that is at work."""
+    while sum(file.read_bytes().count(b"\n") for file in out.glob("manifest*.jsonl")) < clips:
+        assert is_alive(), f"{out}: it ended too early"
+        time.sleep(0.01)
+
+
+def three_shards(folder: Path) -> None:
+    """Make the three shards of a sweep one after the other."""
+    for shard in range(3):
+        to_the_end(words(folder, "SHARDS", "--shard", f"{shard}/3"))
+
+
+def ten_kills(folder: Path) -> None:
+    """Kill a sweep at ten random moments, look at what each kill left, and let it come to its end."""
+    moments, out = random.Random(13), folder / "KILLED"
+    for clips in sorted(moments.sample(range(CLIPS - 20), 10)):
+        with started(words(folder, "KILLED")) as process:
+            wait_for(out, clips, process.is_alive)
+            time.sleep(moments.uniform(0, 0.3))
+        assert process.exitcode == -signal.SIGKILL
+        check_halfway(out)
+    to_the_end(words(folder, "KILLED"))
+
+
+def two_ranks(folder: Path) -> None:
+    """Share a sweep among two ranks of torchrun, kill all of it half-way, and start it again."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python"]
+    command = [sys.executable, *launcher, sys.executable, "-m", "vcut", *words(folder, "RANKS")]
+    environment = {key: value for key, value in os.environ.items() if key != "LOCAL_RANK"}
+    with subprocess.Popen(command, env=environment) as process:
+        wait_for(folder / "RANKS", CLIPS // 2, lambda: process.poll() is None)
+        # its ranks would live on without it
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        for pid in (process.pid, *map(int, children.read_text().split() if children.exists() else ())):
             os.kill(pid, signal.SIGKILL)
+    check_halfway(folder / "RANKS")
+    subprocess.run(command, env=environment, check=True)
 
 
 def check_halfway(out: Path) -> None:
@@ -107,11 +134,11 @@ def check_halfway(out: Path) -> None:
         assert len(media.read(file)[0]) == 1, file
 
 
-def frames(out: Path, clips: int) -> dict[Key, str]:
+def frames(out: Path) -> dict[Key, str]:
     """Hashes of the frames by clip, of a sweep that is whole: nothing is lost, doubled or left behind."""
     lines = [line for file in out.glob("manifest*.jsonl") for line in json_lines.read(file)]
     records = manifest.read(out)
-    assert len(lines) == len(records) == clips, out
+    assert len(lines) == len(records) == CLIPS, out
     assert {out / record.file for record in records} == set(out.glob("*/*.mp4")), out
     assert all(manifest.is_complete(out, record) for record in records), out
     assert not [path for path in out.rglob("*") if path.name.startswith(".")], out
@@ -120,33 +147,13 @@ def frames(out: Path, clips: int) -> dict[Key, str]:
 
 @pytest.mark.slow
 def test_killed_and_shared_sweeps_have_the_frames_of_uninterrupted_ones(tmp_path: Path) -> None:
-    pictures = make_pictures(tmp_path / "pictures", 40)
+    make_pictures(tmp_path / "pictures", 40)
     (tmp_path / "settings.toml").write_text(SETTINGS)
-    (tmp_path / "some.txt").write_text("".join(f"{picture.path}\n" for picture in pictures[3:7]))
-    moments = random.Random(13)
-
-    def kill_and_resume(start: Start, times: int) -> None:
-        for _ in range(times):
-            start.killed(moments.randrange(2 * CLIPS // (times + 1)), moments.uniform(0, 0.3))
-        start.to_the_end()
-
-    def one_after_the_other() -> None:
-        for shard in range(3):
-            Start(tmp_path, "SHARDS", "--shard", f"{shard}/3").to_the_end()
-        Start(tmp_path, "SOME", pictures="some.txt").to_the_end()
-
     with ThreadPoolExecutor() as pool:
-        waiting = [
-            pool.submit(one_after_the_other),
-            pool.submit(kill_and_resume, Start(tmp_path, "KILLED"), 10),
-            pool.submit(kill_and_resume, Start(tmp_path, "RANKS", ranks=2), 1),
-        ]
-        for each in waiting:
-            each.result()
-
-    uninterrupted = frames(tmp_path / "SHARDS", CLIPS)
+        for done in [pool.submit(each, tmp_path) for each in (three_shards, ten_kills, two_ranks)]:
+            done.result()
+    uninterrupted = frames(tmp_path / "SHARDS")
     assert len(set(uninterrupted.values())) == CLIPS
-    assert frames(tmp_path / "KILLED", CLIPS) == uninterrupted
-    assert frames(tmp_path / "RANKS", CLIPS) == uninterrupted
+    assert frames(tmp_path / "KILLED") == uninterrupted
+    assert frames(tmp_path / "RANKS") == uninterrupted
     assert len(list((tmp_path / "RANKS").glob("manifest-*-of-2.jsonl"))) == 2
-    assert frames(tmp_path / "SOME", 4 * 2 * 3).items() <= uninterrupted.items()
