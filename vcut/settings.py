@@ -47,6 +47,8 @@ OTHER_NAMES = {
     "video_frames": "frames",
     "num_inference_steps": "steps",
     "num_steps": "steps",
+    "sampler_name": "sampler",
+    "scheduler": "sampler",
     "min_guidance_scale": "guidance=(minimum, maximum)",
     "max_guidance_scale": "guidance=(minimum, maximum)",
     "min_cfg": "guidance=(minimum, maximum)",

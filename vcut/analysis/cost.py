@@ -85,7 +85,7 @@ class CostReport:
         return len(self.resolved.plan)
 
     def baseline_run(self, *, published: bool = True) -> Count:
-        """MACs of all UNet calls of the published run: softmax attention, every step guided."""
+        """MACs of all UNet calls of the published run: softmax attention, every evaluation guided."""
         return _calls(self.baseline, self.resolved.passes.evaluations, 0, published)
 
     def run(self, *, published: bool = False) -> Count:
@@ -126,6 +126,7 @@ class CostReport:
             "height": run.height,
             "frames": run.frames,
             "steps": self.steps,
+            "sampler": run.settings.sampler,
             "preset": preset.name,
             "tca": preset.tca,
             "sca": preset.sca,
