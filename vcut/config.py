@@ -26,6 +26,10 @@ SigmaName = Literal["karras", "ays"]
 """Name of a schedule of noise levels; :func:`vcut.sampling.named_sigmas` explains each."""
 
 
+LARGEST = 10_000
+"""Largest number of frames, steps, clips or pixels a side that is taken: more is a slip of the hand."""
+
+
 def check_mode(flag: str, mode: object) -> None:
     """Raise :class:`ConfigError` unless ``mode`` is True, False or ``'linear_cached'``."""
     if not (mode is True or mode is False or mode == "linear_cached"):

@@ -17,7 +17,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from vcut.config import Fit, Preset, Sampler, SigmaName, SVDConfig, whole_number
+from vcut.config import LARGEST, Fit, Preset, Sampler, SigmaName, SVDConfig, whole_number
 from vcut.errors import ConfigError, UnknownSettingError
 from vcut.sampling import (
     MEAN,
@@ -38,9 +38,6 @@ from vcut.sampling import (
 )
 
 LARGEST_SEED = 2**63 - 1
-
-MOST_STEPS = 10_000
-"""Steps of a run: ten for each noise level of a usual training, and few enough to be planned one by one."""
 
 OTHER_NAMES = {
     "num_frames": "frames",
@@ -82,16 +79,18 @@ class Settings:
     cannot have raises :class:`ConfigError`, which names the setting, the expected and the found.
     """
 
-    frames: int | None = _setting(None, "frames of a clip", "the model's, 14 or 25")
+    frames: int | None = _setting(
+        None, "frames of a clip", "the model's: 8 of tiny, 14 or 25 of the published"
+    )
     height: int | None = _setting(
         None,
         "height of the frames in pixels, a multiple of 64 for the published models",
-        "the model's, 576",
+        "the model's: 32 of tiny, 576",
     )
     width: int | None = _setting(
         None,
         "width of the frames in pixels, a multiple of 64 for the published models",
-        "the model's, 1024",
+        "the model's: 32 of tiny, 1024",
     )
     fit: Fit = _setting(
         "crop",
@@ -160,7 +159,7 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("frames", "height", "width", "fps", "decode_chunk", "clips"):
             self._keep(name, _optional_whole(name, getattr(self, name)))
-        self._keep("steps", whole_number("steps", self.steps, most=MOST_STEPS))
+        self._keep("steps", whole_number("steps", self.steps, most=LARGEST))
         self._keep("motion_bucket", _optional_whole("motion_bucket", self.motion_bucket, least=0))
         self._keep("noise_aug", _strength("noise_aug", self.noise_aug))
         if not (isinstance(self.fit, str) and self.fit in get_args(Fit)):
@@ -324,6 +323,17 @@ def resolve(settings: Settings, config: SVDConfig, preset: Preset) -> Run:
     )
 
 
+def beyond(run: Run, config: SVDConfig) -> str | None:
+    """A sentence about a run that is far larger than what the model was made for, None if it is not."""
+    times = run.frames * run.height * run.width / (config.frames * config.height * config.width)
+    if times <= 4:
+        return None
+    return (
+        f"{config.name} was made for {config.frames} frames of {config.width}x{config.height}: {run.frames} of "
+        f"{run.width}x{run.height} are {times:,.0f} times as many pixels, and look like nothing it has learnt"
+    )
+
+
 def check_size(height: int, width: int, stride: int) -> None:
     """Raise :class:`ConfigError` unless both sides are positive multiples of ``stride``, naming the nearest."""
     faults = []
@@ -350,7 +360,7 @@ def check_names(given: Collection[str], known: Collection[str] = NAMES) -> None:
 
 
 def _optional_whole(name: str, value: object, least: int = 1) -> int | None:
-    return None if value is None else whole_number(name, value, least)
+    return None if value is None else whole_number(name, value, least, LARGEST)
 
 
 def _strength(name: str, value: Any) -> float:
@@ -358,8 +368,8 @@ def _strength(name: str, value: Any) -> float:
         number = math.nan if isinstance(value, str | bytes | bool) else float(value)
     except (TypeError, ValueError, RuntimeError, OverflowError):
         number = math.nan
-    if not 0 <= number < math.inf:
-        raise ConfigError(f"{name} must be a number of at least 0, got {value!r}")
+    if not 0 <= number <= LARGEST:
+        raise ConfigError(f"{name} must be a number from 0 to {LARGEST}, got {value!r}")
     return number
 
 

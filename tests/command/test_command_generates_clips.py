@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -250,15 +251,21 @@ def test_a_random_seed_is_printed_and_used(
         ("-o clips/", "clips/photo.mp4"),
         ("-o clips/deep/", "clips/deep/photo.mp4"),
         ("-o clips.d/", "clips.d/photo.mp4"),
+        ("-o clips\\", "clips/photo.mp4"),
+        ("-o ./- --frames 1", "-/000.png"),
+        ("-o ~/clips/", "home/clips/photo.mp4"),
+        ("-o photo.mp4 --sheet ~/sheet.png", "home/sheet.png"),
         ("--format gif", "photo.gif"),
         ("-o clips --format webp", "clips/photo.webp"),
         ("-o clips --format png --frames 1", "clips/photo/000.png"),
         ("--format png --frames 1", "photo/000.png"),
     ],
 )
-def test_where_a_clip_goes(photo: str, options: str, expected: str) -> None:
+def test_where_a_clip_goes(photo: str, monkeypatch: pytest.MonkeyPatch, options: str, expected: str) -> None:
+    Path("home").mkdir()
+    monkeypatch.setenv("HOME", "home")
     assert vcut(photo, *options.split()) == 0
-    assert files() == sorted(["photo.jpg", expected])
+    assert files() == sorted({"photo.jpg", expected, *(["photo.mp4"] if "sheet" in options else [])})
 
 
 def test_a_path_that_is_a_folder_takes_the_clip_whatever_its_name(photo: str) -> None:
@@ -373,7 +380,7 @@ def test_a_broken_picture_of_a_folder_is_skipped_and_the_others_are_made(
     assert files("out") == ["a-0.mp4", "a-1.mp4", "c-0.mp4", "c-1.mp4"]
     assert capsys.readouterr().err.splitlines() == [
         "vcut: skipped: in/b.jpg is not a picture that can be read",
-        "vcut: error: 1 of 3 pictures cannot be used",
+        "vcut: error: 2 of 6 clips could not be made",
     ]
 
 
@@ -402,6 +409,152 @@ def test_several_pictures_and_one_given_twice(calls: Calls) -> None:
     assert vcut(*names) == 0
     assert files() == ["a.jpg", "a.mp4", "other/b.jpg", "other/b.mp4"]
     assert len(calls.follow) == 2
+
+
+def test_a_picture_by_several_paths_gives_one_clip(calls: Calls) -> None:
+    picture("in/a.jpg")
+    Path("link").symlink_to("in")
+    assert vcut("in/a.jpg", "link/a.jpg", "in/../in/a.jpg") == 0
+    assert vcut("in", "link", "link/a.jpg", "-o", "out/") == 0
+    assert (files("in"), files("out")) == (["a.jpg", "a.mp4"], ["a.mp4"])
+    assert len(calls.follow) == 2
+
+
+def test_pictures_of_one_folder_by_two_names_keep_their_suffixes_where_clips_meet(calls: Calls) -> None:
+    picture("in/a.jpg")
+    picture("in/a.png")
+    Path("link").symlink_to("in")
+    assert vcut("in/a.jpg", "link/a.png") == 0
+    assert files("in") == ["a.jpg", "a.jpg.mp4", "a.png", "a.png.mp4"]
+
+
+@pytest.mark.parametrize(
+    "names", [("A.jpg", "a.png"), ("caf\u00e9.jpg", "cafe\u0301.png"), ("straße.jpg", "STRASSE.png")]
+)
+def test_names_that_some_disks_take_for_one_keep_their_suffixes(calls: Calls, names: tuple[str, str]) -> None:
+    for name in names:
+        picture(f"in/{name}")
+    assert vcut("in", "-o", "out") == 0
+    assert files("out") == sorted(f"{name}.mp4" for name in names)
+
+
+def test_where_two_names_are_one_file_the_first_clip_is_kept(
+    calls: Calls, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As ``A.jpg`` and ``a.jpg`` give on a disk that ignores capitals: here that is told of the disk."""
+
+    def identity(path: str) -> object:
+        name = Path(path).name.casefold()
+        return name if name in map(str.casefold, files("out")) else None
+
+    for name in ("in/A.jpg", "in/a.jpg"):
+        picture(name)
+    monkeypatch.setattr("vcut.sweeps.runner.identity", identity)
+    assert vcut("in", "-o", "out", "--overwrite") == 2
+    assert files("out") == ["A.jpg.mp4"]
+    assert capsys.readouterr().err.splitlines()[-2:] == [
+        "vcut: skipped: out/a.jpg.mp4 is one file with out/A.jpg.mp4 on this disk: rename a picture",
+        "vcut: error: 1 of 2 clips could not be made",
+    ]
+
+
+@pytest.mark.parametrize("length", [236, 246, 251])
+def test_a_name_that_just_fits_is_written(calls: Calls, length: int) -> None:
+    picture("in/a.jpg")
+    picture(f"in/{'x' * (length - 3)}.png")
+    assert vcut("in", "-o", "out") == 0
+    assert files("out") == sorted(["a.mp4", f"{'x' * (length - 3)}.mp4"])
+
+
+def test_a_name_that_no_file_can_have_stops_no_other_clip(
+    calls: Calls, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture("in/a.jpg")
+    picture(f"in/{'x' * 251}.png")
+    assert vcut("in", "-o", "out", "--format", "webp") == 2
+    assert files("out") == ["a.webp"]
+    skipped, error = capsys.readouterr().err.splitlines()
+    assert skipped.endswith(f"{'x' * 251}.webp cannot be written: File name too long")
+    assert error == "vcut: error: 1 of 2 clips could not be made"
+
+
+def test_clips_that_another_command_makes_meanwhile_are_skipped(
+    calls: Calls, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The other is faster by one clip: it finishes the one that is being made, and the one after it."""
+    for name in ("in/a.jpg", "in/b.jpg", "in/c.jpg"):
+        picture(name)
+    follow = Stub.follow
+
+    def overtaken(self: Stub, *args: Any, **options: Any) -> torch.Tensor:
+        if len(self.calls.follow) == 0:
+            for name in "ab":
+                Path(f"out/{name}.mp4").write_bytes(b"theirs")
+        return follow(self, *args, **options)
+
+    monkeypatch.setattr(Stub, "follow", overtaken)
+    Path("out").mkdir()
+    assert vcut("in", "-o", "out") == 0
+    said = capsys.readouterr().out
+    assert [f"skipped  out/{name}.mp4 exists\n" in said for name in "abc"] == [True, True, False]
+    assert len(calls.follow) == 2
+    assert [Path(f"out/{name}.mp4").read_bytes() == b"theirs" for name in "abc"] == [True, True, False]
+
+
+def test_one_clip_that_another_command_makes_meanwhile_is_a_fault(
+    photo: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def overtaken(self: Stub, *args: Any, **options: Any) -> torch.Tensor:
+        Path("clip.mp4").write_bytes(b"theirs")
+        return torch.zeros(3, 3, 32, 32)
+
+    monkeypatch.setattr(Stub, "follow", overtaken)
+    assert vcut(photo, "-o", "clip.mp4") == 2
+    assert "clip.mp4 exists already" in capsys.readouterr().err
+    assert Path("clip.mp4").read_bytes() == b"theirs"
+
+
+def test_what_a_killed_run_left_is_removed_also_where_nothing_is_left_to_do(photo: str, calls: Calls) -> None:
+    room = Path("out/.vcut-a8_bcdef/new")
+    room.mkdir(parents=True)
+    (room / "photo.mp4").write_text("half")
+    (room.parent / "lock").touch()
+    Path("out/photo-0.mp4").touch()
+    Path("out/photo-1.mp4").touch()
+    assert vcut(photo, "--clips", "2", "-o", "out/") == 0
+    assert calls.load == []
+    assert [path.name for path in sorted(Path("out").iterdir())] == ["photo-0.mp4", "photo-1.mp4"]
+
+
+def test_a_folder_that_is_removed_meanwhile_is_made_again(
+    calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("in/a.jpg", "in/b.jpg"):
+        picture(name)
+    follow = Stub.follow
+
+    def removed(self: Stub, *args: Any, **options: Any) -> torch.Tensor:
+        shutil.rmtree("out", ignore_errors=True)
+        return follow(self, *args, **options)
+
+    monkeypatch.setattr(Stub, "follow", removed)
+    assert vcut("in", "-o", "out") == 0
+    assert files("out") == ["b.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("options", "times"), [("--size 1024x576", "576"), ("--frames 100", "12"), ("--size 64x64", None)]
+)
+def test_a_run_far_beyond_the_model_is_warned_about_first(
+    photo: str, capsys: pytest.CaptureFixture[str], options: str, times: str | None
+) -> None:
+    assert vcut(photo, *options.split(), "-o", "frames") == 0
+    warnings = capsys.readouterr().err
+    if times is None:
+        assert "note" not in warnings
+    else:
+        assert "vcut: note: tiny was made for 8 frames of 32x32: " in warnings
+        assert f" are {times} times as many pixels" in warnings
 
 
 def test_overwrite_replaces_clip_and_sheet(photo: str) -> None:

@@ -102,6 +102,10 @@ FAULTS = {
     "generate photo.jpg -o work --overwrite": "work is not a folder of PNG frames only and is not overwritten",
     "generate photo.jpg -o frames": "frames exists already",
     "generate frames/000.png -o frames --overwrite": "would replace the picture frames/000.png",
+    "generate photo.jpg -o -": "clips are not written to stdout: expected a path (./- is one)",
+    f"generate photo.jpg -o {'x' * 252}.mp4": "cannot be written: File name too long",
+    f"generate photo.jpg -o new/{'x' * 256}/": "cannot be written: File name too long",
+    f"generate photo.jpg --sheet {'x' * 252}.png": "cannot be written: File name too long",
     "generate photo.jpg -o v1.0": "a folder whose name has a dot needs a / at its end",
     "generate photo.jpg -o sheet.png/deep/": "sheet.png is not a writable folder",
     "generate twins/a.jpg bad/a.jpg -o work/": "twins/a.jpg and bad/a.jpg would both become work/a.jpg.mp4",
@@ -126,12 +130,12 @@ FAULTS = {
     "generate photo.jpg --fps 241": "--fps: expected a whole number from 1 to 240, got '241'",
     "generate text.jpg cut.jpg": "2 pictures cannot be used: text.jpg is not a picture",
     # numbers
-    "generate photo.jpg --steps 0": "--steps: expected a whole number of at least 1, got '0'",
+    "generate photo.jpg --steps 0": "--steps: expected a whole number from 1 to 10000, got '0'",
     "generate photo.jpg --steps 2.5": "--steps: expected a whole number",
     "generate photo.jpg --frames -3": "--frames: expected a whole number",
     "generate photo.jpg --clips 0": "--clips: expected a whole number",
     "generate photo.jpg --fps 0": "--fps: expected a whole number",
-    "generate photo.jpg --decode-chunk 0": "--decode-chunk: expected a whole number",
+    "generate photo.jpg --decode-chunk 0": "--decode-chunk: expected none or a whole number",
     "generate photo.jpg --motion-bucket -1": "--motion-bucket: expected a whole number",
     "generate photo.jpg --seed -1": "--seed: expected a whole number from 0",
     "generate photo.jpg --seed 9223372036854775808": "--seed: expected a whole number from 0",
@@ -140,6 +144,19 @@ FAULTS = {
     "generate photo.jpg --guidance-min inf": "--guidance-min: expected a number",
     "generate photo.jpg --guidance-max much": "--guidance-max: expected a number",
     "generate photo.jpg --seed 9223372036854775807 --clips 2 -o work/": "must be below 2^63",
+    # slips of the hand
+    "generate photo.jpg --steps 1000000000": "--steps: expected a whole number from 1 to 10000",
+    "generate photo.jpg --frames 10000000000000": "--frames: expected a whole number from 1 to 10000",
+    f"generate photo.jpg --frames {'9' * 400}": "got '9999999999999999999999999999999999999999'... (400 characters)",
+    f"generate photo.jpg --frames {'9' * 5000}": "'9999999999999999999999999999999999999999'... (5000 characters)",
+    "generate photo.jpg --clips 1000000000 -o work/": "--clips: expected a whole number from 1 to 10000",
+    "generate photo.jpg --enlarge 1000000000": "--enlarge: expected a whole number from 1 to 10000",
+    "generate photo.jpg --size 64000000000000x64000000000000": "height must be a whole number from 1 to 10000",
+    f"generate photo.jpg --size {'9' * 5000}x64": "--size: expected WIDTHxHEIGHT",
+    f"generate photo.jpg --embedding 1-{'9' * 400}": "from 1 to 25, got 26",
+    "generate photo.jpg --motion-bucket 1000000000": "--motion-bucket: expected a whole number from 0 to 10000",
+    "generate photo.jpg --noise-aug 1e300": "noise_aug must be a number from 0 to 10000, got 1e+300",
+    f"sweep twins -o out --shard 0/{'9' * 5000}": "--shard: expected I/N",
     "generate photo.jpg --cut 0": "--cut: expected a step counted from 1",
     "generate photo.jpg --cut 27": "27",
     "generate photo.jpg --cut 5 --steps 3": "5",
@@ -148,7 +165,7 @@ FAULTS = {
     "generate photo.jpg --size x": "--size: expected WIDTHxHEIGHT",
     "generate photo.jpg --size -64x64": "--size: expected",
     "generate photo.jpg --size 1000x576": "width 1000 is not a multiple of 16 (nearest: 992 or 1008)",
-    "generate photo.jpg --size 0x0": "height must be a whole number of at least 1, got 0",
+    "generate photo.jpg --size 0x0": "height must be a whole number from 1 to 10000, got 0",
     "generate photo.jpg --size 1056x576 --model svd": "width 1056 is not a multiple of 64 (nearest: 1024 or 1088)",
     "generate photo.jpg --embedding some": "--embedding: expected all, none or steps such as 1-10",
     "generate photo.jpg --embedding 0-3": "--embedding: expected all, none or steps such as 1-10",
@@ -206,7 +223,7 @@ def test_a_folder_of_bad_pictures_names_each_in_one_line(capsys: pytest.CaptureF
     assert cli.main(["generate", "bad", "-o", "work"]) == 2
     *skipped, last = capsys.readouterr().err.splitlines()
     assert [line.split()[:3] for line in skipped] == [["vcut:", "skipped:", f"bad/{x}.jpg"] for x in "ab"]
-    assert last == "vcut: error: 2 of 2 pictures cannot be used"
+    assert last == "vcut: error: 2 of 2 clips could not be made"
 
 
 def test_a_folder_with_other_things_in_it_is_not_overwritten(capsys: pytest.CaptureFixture[str]) -> None:
@@ -308,7 +325,7 @@ def test_the_module_runs_as_the_command(workplace: Path) -> None:
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_leaves_no_partial_file(workplace: Path, stop: signal.Signals) -> None:
     before = snapshot(workplace)
-    options = ("--model", "tiny", "--steps", "100000", "-o", "new.mp4", "--seed", "0")
+    options = ("--model", "tiny", "--steps", "10000", "-o", "new.mp4", "--seed", "0")
     # A shell without job control starts its background jobs deaf to SIGINT, and so are their children. A signal
     # with a handler, as opposed to an ignored one, is at its default in a new process.
     before_start = signal.signal(stop, signal.default_int_handler)

@@ -141,7 +141,7 @@ def test_text_and_markdown_show_every_part_and_every_saving() -> None:
     ("settings", "message"),
     [
         ({"height": 33}, "height 33 is not a multiple of 2"),
-        ({"frames": 0}, "frames must be a whole number of at least 1, got 0"),
+        ({"frames": 0}, "frames must be a whole number from 1 to 10000, got 0"),
         ({"decode_chunk": 0}, "decode_chunk must be"),
         ({"steps": 0}, "steps must be a whole number from 1 to 10000, got 0"),
         ({"steps": "25"}, "steps must be a whole number from 1 to 10000, got '25'"),

@@ -167,7 +167,7 @@ def test_half_precision_stays_near_and_the_vae_stays_in_float32(dtype: torch.dty
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (dict(steps=0), "steps must be a whole number of at least 1"),
+        (dict(steps=0), "steps must be a whole number from 1 to 10000"),
         (dict(cut=0), "cut must be a whole number from 1 to 4, got 0"),
         (dict(cut=5), "from 1 to 4, got 5"),
         (dict(frames=0), "frames must be"),

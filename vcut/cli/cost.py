@@ -38,9 +38,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "model",
         nargs="?",
         type=values.name,
-        default="svd-xt",
+        default="tiny",
         metavar="MODEL",
-        help=f"{options.MODELS} (default: svd-xt, the model of the paper; other commands take tiny)",
+        help=f"{options.MODELS} (default: tiny)",
     )
     group = parser.add_argument_group("the run to price against the baseline")
     options.add_preset(group)

@@ -46,12 +46,14 @@ def add(commands: Any) -> None:
 
 def generate(args: argparse.Namespace) -> None:
     """Make the clips that ``args`` ask for."""
-    from vcut.settings import resolve
+    from vcut.settings import beyond, resolve
     from vcut.sweeps import jobs, runner
 
     settings = options.settings(args)
     model, config = options.configuration(args.model, args.variant)
     run = resolve(settings, config, choose_preset(args.preset, args.tca, args.sca))
+    if warning := beyond(run, config):
+        lines.warn(f"note: {warning}")
     device = models.device(args)
     seed = secrets.randbelow(2**32) if args.seed is None else args.seed
     outputs = jobs.Outputs(args.output, args.format, args.sheet, args.overwrite, args.enlarge)
@@ -63,7 +65,7 @@ def generate(args: argparse.Namespace) -> None:
     for job in work.existing:
         say(f"skipped  {job.output} exists")
     load = functools.partial(_load, args, model, device, run, seed)
-    runner.make_clips(work.jobs, run, outputs, load, say=say, warn=lines.warn, progress=not args.quiet)
+    runner.make_clips(work, run, outputs, load, say=say, warn=lines.warn, progress=not args.quiet)
 
 
 def _load(args: argparse.Namespace, model: str | Found, device: str | None, run: Run, seed: int) -> Pipeline:
@@ -84,7 +86,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "-o",
         "--output",
-        type=values.name,
+        type=values.output,
         metavar="PATH",
         help="a file (.mp4, .gif, .webp); without suffix a folder of the clip's PNG frames; with a / at the end, "
         "with --format or for several clips a folder for clips named after their pictures (default: beside the "

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from vcut.config import Mode
+from vcut.config import LARGEST, Mode
 from vcut.errors import ConfigError
 
 N = TypeVar("N", int, float)
@@ -22,23 +24,35 @@ def name(text: str) -> str:
 
 
 def path(text: str) -> Path:
-    """A path, which an empty text is not."""
-    return Path(name(text))
+    """A path, which an empty text is not; ``~`` is the user's home also where no shell has said so."""
+    return Path(os.path.expanduser(name(text)))  # noqa: PTH111  # pathlib raises for a home that it does not know
+
+
+def output(text: str) -> str:
+    """A path whose last character tells a folder from a file; a backslash does too, on any system."""
+    if text == "-":
+        raise argparse.ArgumentTypeError("clips are not written to stdout: expected a path (./- is one)")
+    text = os.path.expanduser(name(text))  # noqa: PTH111  # a Path would lose the end
+    return f"{text[:-1]}/" if text.endswith("\\") else text
 
 
 def count(text: str) -> int:
-    """A whole number of at least 1."""
-    return _number(text, int, 1, "a whole number of at least 1")
+    """A whole number of at least 1, and within reason."""
+    return _number(text, int, 1, f"a whole number from 1 to {LARGEST}", LARGEST)
 
 
 def chunk(text: str) -> int | None:
     """A whole number of at least 1, or ``none``."""
-    return None if text == "none" else _number(text, int, 1, "a whole number of at least 1, or none")
+    return (
+        None
+        if text == "none"
+        else _number(text, int, 1, f"none or a whole number from 1 to {LARGEST}", LARGEST)
+    )
 
 
 def whole(text: str) -> int:
-    """A whole number of at least 0."""
-    return _number(text, int, 0, "a whole number of at least 0")
+    """A whole number of at least 0, and within reason."""
+    return _number(text, int, 0, f"a whole number from 0 to {LARGEST}", LARGEST)
 
 
 def seed(text: str) -> int:
@@ -67,8 +81,21 @@ def _number(text: str, kind: type[N], low: float, wanted: str, high: float = mat
     except (ValueError, OverflowError):
         value = None
     if value is None or not low <= value <= high or value in (math.inf, -math.inf):
-        raise argparse.ArgumentTypeError(f"expected {wanted}, got {text!r}")
+        raise _expected(wanted, text)
     return value
+
+
+def _two(text: str, between: str, wanted: str) -> tuple[int, int]:
+    """Two whole numbers with a character between them."""
+    found = re.fullmatch(rf"(\d{{1,999}}){between}(\d{{1,999}})", text)
+    if not found:
+        raise _expected(wanted, text)
+    return int(found[1]), int(found[2])
+
+
+def _expected(wanted: str, text: str) -> argparse.ArgumentTypeError:
+    found = repr(text) if len(text) < 60 else f"{text[:40]!r}... ({len(text)} characters)"
+    return argparse.ArgumentTypeError(f"expected {wanted}, got {found}")
 
 
 def cut(text: str) -> int | Literal["preset"] | None:
@@ -84,26 +111,25 @@ def steps(text: str) -> Collection[int] | None:
         return None
     if text == "none":
         return ()
-    first, dash, last = text.partition("-")
-    if not (dash and first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
-        raise argparse.ArgumentTypeError(f"expected all, none or steps such as 1-10, got {text!r}")
-    return range(int(first), int(last) + 1)
+    wanted = "all, none or steps such as 1-10"
+    first, last = _two(text, "-", wanted)
+    if not 1 <= first <= last:
+        raise _expected(wanted, text)
+    return range(first, last + 1)
 
 
 def size(text: str) -> tuple[int, int]:
     """``1024x576``: width, then height."""
-    width, x, height = text.lower().partition("x")
-    if not (x and width.isdecimal() and height.isdecimal()):
-        raise argparse.ArgumentTypeError(f"expected WIDTHxHEIGHT as in 1024x576, got {text!r}")
-    return int(width), int(height)
+    return _two(text.lower(), "x", "WIDTHxHEIGHT as in 1024x576")
 
 
 def shard(text: str) -> tuple[int, int]:
     """``0/3``: the first of three parts."""
-    number, slash, of = text.partition("/")
-    if not (slash and number.isdecimal() and of.isdecimal() and int(number) < int(of)):
-        raise argparse.ArgumentTypeError(f"expected I/N with I from 0 to N - 1, as in 0/3, got {text!r}")
-    return int(number), int(of)
+    wanted = "I/N with I from 0 to N - 1, as in 0/3"
+    number, of = _two(text, "/", wanted)
+    if number >= of:
+        raise _expected(wanted, text)
+    return number, of
 
 
 def mode(text: str) -> Mode:

@@ -2,21 +2,24 @@
 
 Without an output that names one file or one folder of frames, a clip is named after its picture: ``a.mp4`` of
 ``a.jpg``, or ``a-0.mp4``, ``a-1.mp4`` if each picture gives several. Pictures that would share a name keep their
-suffixes: ``a.jpg.mp4`` and ``a.png.mp4``.
+suffixes: ``a.jpg.mp4`` and ``a.png.mp4``. Names that differ in capitals alone are one on some disks, and so here.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from vcut import media
-from vcut.errors import ConfigError, MediaError, OutputExistsError
+from vcut.errors import ConfigError, MediaError, OutputExistsError, VcutError
 from vcut.media import files
 from vcut.settings import LARGEST_SEED, Run
+from weights_tools.outputs import check_name, remove_leftovers
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Outputs:
     def file(self) -> str | None:
         """The one file that is asked for, if ``path`` names a file."""
         path = self._name
-        return path if path and Path(path).suffix and not Path(path).is_dir() else None
+        return path if path and Path(path).suffix and not is_folder(path) else None
 
     @property
     def frames(self) -> str | None:
@@ -67,6 +70,8 @@ class Job:
     seed: int
     # given by its own name, not found in a folder: a fault of it stops everything before the first clip
     named: bool = True
+    # why there can be no such clip, of a picture that was found in a folder
+    fault: str | None = None
 
 
 @dataclass(frozen=True)
@@ -78,12 +83,15 @@ class Work:
     existing: tuple[Job, ...] = ()
     # pictures of the folders that are of formats which are not taken
     passed: tuple[Path, ...] = ()
+    # whether a clip that exists is left as it is, and no fault
+    skipping: bool = False
 
 
 def find_work(pictures: Sequence[Path], outputs: Outputs, *, seed: int, clips: int = 1) -> Work:
     """The clips of pictures and of folders of pictures; clip i of a picture has ``seed + i``.
 
-    Of several clips those that exist are skipped, unless they are to be overwritten.
+    Of several clips those that exist are skipped, unless they are to be overwritten. A picture counts once, however
+    often it is named and by whatever path.
 
     Raises:
         ConfigError: two clips would get one name, a picture would be replaced, or a seed is too large.
@@ -96,36 +104,53 @@ def find_work(pictures: Sequence[Path], outputs: Outputs, *, seed: int, clips: i
     one = _only_output(outputs, many)
     names = {picture: [one] for picture in every} if one else _names(list(every), outputs, clips)
     jobs = [
-        Job(picture, name, seed + clip, named)
+        Job(picture, name, seed + clip, named, _fault(name, named))
         for picture, named in every.items()
         for clip, name in enumerate(names[picture])
     ]
     _check_names(jobs, outputs)
     skipping = many and not outputs.overwrite
     existing = dict.fromkeys(job for job in jobs if skipping and os.path.lexists(job.output))
-    passed = [other for folder in pictures if folder.is_dir() for other in files.in_folder(folder)[1]]
-    return Work(tuple(job for job in jobs if job not in existing), tuple(existing), tuple(passed))
+    passed = [other for folder in pictures if is_folder(folder) for other in files.in_folder(folder)[1]]
+    return Work(tuple(job for job in jobs if job not in existing), tuple(existing), tuple(passed), skipping)
+
+
+def _fault(output: str, named: bool) -> str | None:
+    """Why no file can have this name. Of a named picture, that is an error."""
+    try:
+        check_name(Path(output))
+    except VcutError as error:
+        if named:
+            raise
+        return str(error)
+    return None
 
 
 def check_outputs(work: Work, outputs: Outputs, run: Run) -> None:
-    """Raise now whatever would keep a finished clip from being written.
+    """Raise now whatever would keep a finished clip from being written. What a killed run left there is removed.
 
     Raises:
         MediaError: a format that cannot hold the clips, or a place that cannot be written.
         OutputExistsError: something is there already.
     """
+    for folder in {Path(job.output).parent for job in (*work.jobs, *work.existing)}:
+        with contextlib.suppress(OSError):
+            remove_leftovers(folder)
     for job in work.jobs:
+        if job.fault:
+            continue
         media.check_format(job.output, run.fps)
         media.check_size(job.output, run.frames, run.height * outputs.enlarge, run.width * outputs.enlarge)
         folder = Path(job.output).parent
-        if folder.exists() or outputs.path == job.output:
+        if os.path.lexists(folder) or outputs.path == job.output:
             _check_place(job.output, outputs)
             continue
         # the folder will be made
-        root = next(parent for parent in folder.absolute().parents if parent.exists())
+        root = next(parent for parent in folder.absolute().parents if os.path.lexists(parent))
         if not (root.is_dir() and os.access(root, os.W_OK)):
             raise MediaError(f"{folder} cannot be made: {root} is not a writable folder")
     if outputs.sheet:
+        check_name(outputs.sheet)
         media.check_sheet(outputs.sheet, overwrite=outputs.overwrite)
 
 
@@ -133,20 +158,25 @@ def _check_place(output: str, outputs: Outputs) -> None:
     try:
         media.check_place(output, overwrite=outputs.overwrite)
     except OutputExistsError as error:
-        if outputs.path == output and Path(output).is_dir():
+        if outputs.path == output and is_folder(output):
             raise OutputExistsError(f"{error}; {output}/ puts the clip into it") from error
         raise
 
 
 def _every_picture(given: Sequence[Path], outputs: Outputs) -> dict[Path, bool]:
     """All pictures, each once, and whether it was given by its own name."""
-    folders = [path for path in given if path.is_dir()]
+    folders = [path for path in given if is_folder(path)]
     _check_folders(folders, outputs)
-    every = {path: True for path in given if path not in folders}
-    for folder in folders:
-        for picture in search(folder):
-            every.setdefault(picture, False)
-    return every
+    found = [(picture, False) for folder in folders for picture in search(folder)]
+    every: dict[Path, tuple[Path, bool]] = {}
+    for picture, named in [(path, True) for path in given if path not in folders] + found:
+        every.setdefault(_real(picture), (picture, named))
+    return dict(every.values())
+
+
+def _real(path: Path) -> Path:
+    """The path without links on the way to it. It may be a link itself: that is another name, for another clip."""
+    return Path(os.path.realpath(path.parent), path.name)
 
 
 def _check_folders(folders: Sequence[Path], outputs: Outputs) -> None:
@@ -154,7 +184,7 @@ def _check_folders(folders: Sequence[Path], outputs: Outputs) -> None:
     for folder in folders:
         if outputs.path is None:
             raise ConfigError(f"{folder} is a folder of pictures: say where the clips go, --output clips/")
-        if Path(outputs.path).exists() and Path(outputs.path).samefile(folder):
+        if identity(outputs.path) == identity(folder):
             raise ConfigError(f"--output {outputs.path} is the folder of the pictures: choose another")
 
 
@@ -184,10 +214,10 @@ def _names(pictures: Sequence[Path], outputs: Outputs, clips: int) -> dict[Path,
     without_suffix = [_place(picture, picture.stem, outputs) for picture in pictures]
     with_suffix = [_place(picture, picture.name, outputs) for picture in pictures]
     # a name that is one picture's stem and another's whole name would clash too
-    taken = Counter(without_suffix) + Counter(set(with_suffix))
+    taken = Counter(map(_key, without_suffix)) + Counter(set(map(_key, with_suffix)))
     numbers = [f"-{clip}" for clip in range(clips)] if clips > 1 else [""]
     return {
-        picture: [f"{short if taken[short] == 1 else whole}{number}{outputs.end}" for number in numbers]
+        picture: [f"{short if taken[_key(short)] == 1 else whole}{number}{outputs.end}" for number in numbers]
         for picture, short, whole in zip(pictures, without_suffix, with_suffix, strict=True)
     }
 
@@ -196,30 +226,38 @@ def _place(picture: Path, name: str, outputs: Outputs) -> Path:
     return (picture.parent if outputs.path is None else Path(outputs.path)) / name
 
 
+def _key(path: Path) -> str:
+    """Equal for names of one file, also where a disk ignores capitals or how an accent is written."""
+    return unicodedata.normalize("NFC", str(_real(path))).casefold()
+
+
 def _check_names(jobs: Sequence[Job], outputs: Outputs) -> None:
     """Every output has one owner, and none is a picture, nor a folder that a picture lies in."""
-    owners: dict[str, Path] = {}
+    owners: dict[Path, Path] = {}
     inputs: dict[tuple[int, int], Path] = {}
     for job in jobs:
-        if owners.setdefault(job.output, job.picture) != job.picture:
+        output = Path(job.output)
+        if (owner := owners.setdefault(_real(output), job.picture)) != job.picture:
+            raise ConfigError(f"{owner} and {job.picture} would both become {output}: rename one")
+        for path in (job.picture, *Path(os.path.realpath(job.picture)).parents):
+            if (file := identity(path)) is not None:
+                inputs[file] = job.picture
+    for target in [*(job.output for job in jobs), *([outputs.sheet] if outputs.sheet else [])]:
+        if (file := identity(target)) in inputs:
             raise ConfigError(
-                f"{owners[job.output]} and {job.picture} would both become {job.output}: rename one"
+                f"{target} would replace the picture {inputs[file]}: choose another place or format"
             )
-        for path in (job.picture, *job.picture.resolve().parents):
-            inputs.update(dict.fromkeys(_identity(path), job.picture))
-    targets: Iterable[str | Path] = [*owners, outputs.sheet] if outputs.sheet else owners
-    for target in targets:
-        for key in _identity(target):
-            if key in inputs:
-                raise ConfigError(
-                    f"{target} would replace the picture {inputs[key]}: choose another place or format"
-                )
 
 
-def _identity(path: str | Path) -> list[tuple[int, int]]:
-    """The file that a path leads to, whatever its name and through whatever links; empty if there is none."""
+def identity(path: str | Path) -> tuple[int, int] | None:
+    """The file that a path leads to, whatever its name and through whatever links; None if there is none."""
     try:
-        status = Path(path).stat()
-    except OSError:
-        return []
-    return [(status.st_dev, status.st_ino)]
+        status = os.stat(path)  # noqa: PTH116  # pathlib raises more
+    except (OSError, ValueError):
+        return None
+    return status.st_dev, status.st_ino
+
+
+def is_folder(path: str | Path) -> bool:
+    """Whether there is a folder of this name; False too for what no file can be called."""
+    return os.path.isdir(path)  # noqa: PTH112  # pathlib raises for such a name

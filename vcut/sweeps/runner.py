@@ -1,11 +1,13 @@
 """One loop for many clips: read the picture, generate, decode, write, report.
 
-A picture that cannot be read does not stop the others: it is reported, and counted at the end.
+A picture of a folder that cannot be read, or whose clip cannot have its name, does not stop the others: it is
+reported, and counted at the end. Clips that another process makes meanwhile are skipped.
 """
 
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,11 +15,11 @@ from pathlib import Path
 from torch import Tensor
 
 from vcut import media
-from vcut.errors import MediaError, OutOfMemoryError
+from vcut.errors import MediaError, OutOfMemoryError, OutputExistsError
 from vcut.media import images
 from vcut.pipeline import Pipeline
 from vcut.settings import Run
-from vcut.sweeps.jobs import Job, Outputs
+from vcut.sweeps.jobs import Job, Outputs, Work, identity
 
 Say = Callable[[str], None]
 """Takes a line that tells the user something."""
@@ -30,7 +32,7 @@ More than these are read again when their turn comes: a fraction of a second for
 
 
 def make_clips(
-    jobs: Sequence[Job],
+    work: Work,
     run: Run,
     outputs: Outputs,
     load: Callable[[], Pipeline],
@@ -39,38 +41,53 @@ def make_clips(
     warn: Say,
     progress: bool = False,
 ) -> None:
-    """Make the clips of ``jobs``.
+    """Make the clips of ``work``.
 
     Args:
-        jobs: clips to make, those of one picture after each other.
+        work: clips to make, those of one picture after each other.
         run: what is done for each clip; the seed is the job's.
         outputs: how clips are written.
         load: loads the model. It is called once, when every named picture and the first of the others were read.
         say: takes a line for each clip.
-        warn: takes a line for each picture of a folder that cannot be used.
+        warn: takes a line for each picture of a folder whose clips cannot be made.
         progress: show a bar for each clip.
 
     Raises:
-        MediaError: named pictures that cannot be read, before the first clip. At the end, if pictures of a folder
-            could not be read; the clips of all others were made.
+        MediaError: named pictures that cannot be read, before the first clip. At the end, if clips of pictures of a
+            folder could not be made; all others were.
     """
     begun = time.perf_counter()
     pipe: Pipeline | None = None
-    unusable: list[Path] = []
-    made = 0
-    for job, pixels in _read_pictures(jobs, run, unusable, warn):
-        pipe = pipe or load()
-        _make_clip(pipe, pixels, run, job, outputs, say, progress)
-        made += 1
-    if made > 1:
-        say(f"done     {made} clips in {time.perf_counter() - begun:.1f} s")
-    if unusable:
-        total = len({job.picture for job in jobs})
-        raise MediaError(f"{len(unusable)} of {total} pictures cannot be used")
+    made: dict[object, str] = {}
+    missing = 0
+
+    def skip(jobs: Sequence[Job], reason: object) -> None:
+        nonlocal missing
+        missing += len(jobs)
+        warn(f"skipped: {reason}")
+
+    for job, pixels in _read_pictures(work.jobs, run, skip):
+        if twin := made.get(identity(job.output)):
+            skip([job], f"{job.output} is one file with {twin} on this disk: rename a picture")
+            continue
+        if not (work.skipping and os.path.lexists(job.output)):
+            pipe = pipe or load()
+            try:
+                _make_clip(pipe, pixels, run, job, outputs, say, progress)
+                made[identity(job.output)] = job.output
+                continue
+            except OutputExistsError:
+                if not work.skipping:
+                    raise
+        say(f"skipped  {job.output} exists")
+    if len(made) > 1:
+        say(f"done     {len(made)} clips in {time.perf_counter() - begun:.1f} s")
+    if missing:
+        raise MediaError(f"{missing} of {len(work.jobs)} clips could not be made")
 
 
 def _read_pictures(
-    jobs: Sequence[Job], run: Run, unusable: list[Path], warn: Say
+    jobs: Sequence[Job], run: Run, skip: Callable[[Sequence[Job], object], None]
 ) -> Iterator[tuple[Job, Tensor]]:
     """Each job with its picture at the size of the frames; named pictures are all read before the first."""
 
@@ -90,12 +107,14 @@ def _read_pictures(
     if faults:
         several = f"{len(faults)} pictures cannot be used: " if len(faults) > 1 else ""
         raise MediaError(several + ", ".join(faults))
-    for picture, clips in itertools.groupby(jobs, key=lambda job: job.picture):
+    for (picture, fault), group in itertools.groupby(jobs, key=lambda job: (job.picture, job.fault)):
+        clips = list(group)
         try:
+            if fault:
+                raise MediaError(fault)
             pixels = kept.pop(picture) if picture in kept else read(picture)
         except MediaError as error:
-            warn(f"skipped: {error}")
-            unusable.append(picture)
+            skip(clips, error)
             continue
         yield from ((job, pixels) for job in clips)
 
