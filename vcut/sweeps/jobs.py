@@ -234,7 +234,7 @@ def _key(path: Path) -> str:
 def _check_names(jobs: Sequence[Job], outputs: Outputs) -> None:
     """Every output has one owner, and none is a picture, nor a folder that a picture lies in."""
     owners: dict[Path, Path] = {}
-    inputs: dict[tuple[int, int], Path] = {}
+    inputs: dict[tuple[int, int] | None, Path] = {}
     for job in jobs:
         output = Path(job.output)
         if (owner := owners.setdefault(_real(output), job.picture)) != job.picture:
@@ -242,7 +242,8 @@ def _check_names(jobs: Sequence[Job], outputs: Outputs) -> None:
         for path in (job.picture, *Path(os.path.realpath(job.picture)).parents):
             if (file := identity(path)) is not None:
                 inputs[file] = job.picture
-    for target in [*(job.output for job in jobs), *([outputs.sheet] if outputs.sheet else [])]:
+    targets: list[str | Path] = [*(job.output for job in jobs), *([outputs.sheet] if outputs.sheet else [])]
+    for target in targets:
         if (file := identity(target)) in inputs:
             raise ConfigError(
                 f"{target} would replace the picture {inputs[file]}: choose another place or format"
