@@ -116,7 +116,7 @@ def find_work(pictures: Sequence[Path], outputs: Outputs, *, seed: int, clips: i
 
 
 def _fault(output: str, named: bool) -> str | None:
-    """Why no file can have this name. Of a named picture, that is an error."""
+    """The reason why no file can have this name, if there is one. Of a named picture, that is an error."""
     try:
         check_name(Path(output))
     except VcutError as error:
