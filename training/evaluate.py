@@ -10,7 +10,6 @@ Markdown; ``--json`` keeps the numbers.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import math
 import statistics
@@ -130,7 +129,7 @@ def compare(
         records.append(
             {
                 "row": row.name,
-                **dataclasses.asdict(measure.quality(frames, scenes, model.clip, classifier)),
+                **measure.quality(frames, scenes, model.clip, classifier).means(),
                 "time_ratio": ratio,
                 "largest_difference": (frames - reference).abs().max().item(),
                 "psnr_to_baseline": measure.psnr(frames, reference).mean().item(),
@@ -153,7 +152,7 @@ def controls(scenes: world.Scenes, model: Pipeline, classifier: nn.Module) -> li
         "control: static clip": measure.static_control(scenes, count, side),
     }
     records: list[dict[str, Any]] = [
-        {"row": name, **dataclasses.asdict(measure.quality(clips, scenes, model.clip, classifier))}
+        {"row": name, **measure.quality(clips, scenes, model.clip, classifier).means()}
         for name, clips in shown.items()
     ]
     anywhere = measure.random_direction_errors(scenes, count)[measure.is_kind(scenes, *world.MOVING)]
@@ -196,12 +195,13 @@ def without_nan(value: Any) -> Any:
 COLUMNS = (
     ("position", "position error %", ".2f"),
     ("position_last", "at the last frame %", ".2f"),
-    ("lost", "lost frames", "d"),
+    ("lost", "lost frames", ".0f"),
     ("turn", "angle error", ".1f"),
     ("growth", "radius error", ".3f"),
     ("kind", "kind recognised %", ".1f"),
     ("psnr", "PSNR dB", ".2f"),
     ("consistency", "consistency", ".2f"),
+    ("to_picture", "to the picture", ".2f"),
     ("flicker", "flicker", ".2f"),
     ("time_ratio", "time ratio", ".2f"),
     ("largest_difference", "largest difference", ".1e"),

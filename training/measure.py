@@ -9,6 +9,7 @@ Shapes: n clips, m shapes in each, f frames, s the side; pictures [n, f, 3, s, s
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from torch import Generator, Tensor, nn
 from training import world
 from training.recognise import recognised
 from vcut.clip import CLIPVisionEncoder
+from vcut.scores import consistency, fidelity
 
 LOST = 1.0
 """Error of a shape that cannot be found, in widths."""
@@ -25,34 +27,49 @@ LOST = 1.0
 
 @dataclass(frozen=True)
 class Quality:
-    """Quality of a set of clips. Positions are in % of the width, over the clips of kinds that move."""
+    """Quality of each clip, ``[n]`` a field; NaN where a measure does not apply. Positions are in % of the width."""
 
-    position: float  # mean error of frames 1 .. f-1
-    position_last: float  # mean error of the last frame
-    lost: int  # shapes that the true clip shows and the generated one does not, over all frames
-    turn: float  # mean error of the bars' angle at the last frame, degrees, at most 90
-    growth: float  # mean |ln| of the crosses' radius over the true one at the last frame
-    kind: float  # shapes whose kind is recognised at the last frame, in %
-    psnr: float  # dB to the true future
-    consistency: float  # equation 7 of the paper on the model's own CLIP tower
-    flicker: float  # 1 - mean absolute difference of successive frames, in %
+    position: Tensor  # mean error of frames 1 .. f-1, of kinds that move
+    position_last: Tensor  # error at the last frame, of kinds that move
+    lost: Tensor  # shapes that the true clip shows and the generated one does not, over all frames
+    turn: Tensor  # error of the bars' angle at the last frame, degrees, at most 90
+    growth: Tensor  # |ln| of the crosses' radius over the true one at the last frame
+    kind: Tensor  # shapes whose kind is recognised at the last frame, in %
+    psnr: Tensor  # dB to the true future
+    consistency: Tensor  # equation 7 of the paper on the model's own CLIP tower
+    to_picture: Tensor  # equation 8, likewise
+    flicker: Tensor  # 1 - mean absolute difference of successive frames, in %
+
+    def means(self) -> dict[str, float]:
+        """Mean of each measure over the clips that it applies to; of ``lost`` the sum."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {
+            name: values.nansum().item() if name == "lost" else values.nanmean().item()
+            for name, values in fields.items()
+        }
 
 
 def quality(frames: Tensor, scenes: world.Scenes, clip: CLIPVisionEncoder, classifier: nn.Module) -> Quality:
     """Compare ``frames`` with the true future of ``scenes``; ``classifier`` is :mod:`training.recognise`'s."""
     truth = world.render(scenes, frames.shape[1], frames.shape[-1])
     sight, true = world.see(frames, scenes), world.see(truth, scenes)
-    errors = position_errors(sight.position, true.position)[is_kind(scenes, *world.MOVING)]
+    errors = 100 * position_errors(sight.position, true.position)
+    errors = errors.masked_fill(~is_kind(scenes, *world.MOVING).unsqueeze(2), math.nan)
+    features = clip.embed(torch.cat([truth[:, :1], frames], dim=1).flatten(0, 1) * 2 - 1)[:, 0]
+    features = features.unflatten(0, (len(frames), -1))
+    own = [consistency.consistency(each[1:], clip=False) for each in features]
+    picture = [consistency.reference_consistency(each[1:], each[0], clip=False) for each in features]
     return Quality(
-        position=100 * errors.nanmean().item(),
-        position_last=100 * errors[:, -1].nanmean().item(),
-        lost=int((sight.position.isnan() & ~true.position.isnan())[..., 1:, 0].sum()),
-        turn=angle_error(sight, true, is_kind(scenes, "bar")),
-        growth=radius_error(sight, true, is_kind(scenes, "cross")),
+        position=errors.flatten(1).nanmean(1),
+        position_last=errors[..., -1].nanmean(1),
+        lost=(sight.position.isnan() & ~true.position.isnan())[..., 1:, 0].sum((1, 2)),
+        turn=angle_errors(sight, true, is_kind(scenes, "bar")).nanmean(1),
+        growth=radius_errors(sight, true, is_kind(scenes, "cross")).nanmean(1),
         kind=100 * recognised(classifier, sight, true, scenes),
-        psnr=psnr(frames[:, 1:], truth[:, 1:]).mean().item(),
-        consistency=100 * consistency(frames, clip),
-        flicker=100 * (1 - frames.diff(dim=1).abs().mean().item()),
+        psnr=psnr(frames[:, 1:], truth[:, 1:]),
+        consistency=100 * torch.tensor(own),
+        to_picture=100 * torch.tensor(picture),
+        flicker=100 * torch.tensor([consistency.flicker(each) for each in frames]),
     )
 
 
@@ -67,30 +84,22 @@ def position_errors(found: Tensor, true: Tensor) -> Tensor:
     return errors.masked_fill(true[..., 1:, 0].isnan(), math.nan)
 
 
-def angle_error(found: world.Sight, true: world.Sight, chosen: Tensor) -> float:
-    """Mean error of the long axis at the last frame, in degrees; a random guess has 45."""
-    off = (found.angle - true.angle)[chosen, -1].remainder(math.pi)
-    return math.degrees(torch.minimum(off, math.pi - off).nanmean().item())
+def angle_errors(found: world.Sight, true: world.Sight, chosen: Tensor) -> Tensor:
+    """Errors ``[n, m]`` of the long axis at the last frame, in degrees; a random guess has 45. NaN if not chosen."""
+    off = (found.angle - true.angle)[..., -1].remainder(math.pi)
+    return torch.minimum(off, math.pi - off).rad2deg().masked_fill(~chosen, math.nan)
 
 
-def radius_error(found: world.Sight, true: world.Sight, chosen: Tensor) -> float:
-    """Mean |ln| of the radius over the true one at the last frame, from the areas in sight."""
-    area, wanted = found.area[chosen, -1], true.area[chosen, -1]
-    return (0.5 * (area.clamp_min(1e-4) / wanted).log().abs())[wanted > 0].mean().item()
+def radius_errors(found: world.Sight, true: world.Sight, chosen: Tensor) -> Tensor:
+    """|ln| ``[n, m]`` of the radius over the true one at the last frame, from the areas in sight; or NaN."""
+    area, wanted = found.area[..., -1], true.area[..., -1]
+    errors = 0.5 * (area.clamp_min(1e-4) / wanted).log().abs()
+    return errors.masked_fill(~chosen | (wanted == 0), math.nan)
 
 
 def psnr(found: Tensor, true: Tensor) -> Tensor:
     """PSNR of every clip, ``[n]`` in dB."""
-    return -10 * (found - true).square().mean((1, 2, 3, 4)).clamp_min(1e-10).log10()
-
-
-def consistency(frames: Tensor, clip: CLIPVisionEncoder) -> float:
-    """Equation 7 of the paper: ``1/(f-1) sum_t 1/2 (<c_1, c_t> + <c_(t-1), c_t>)``, c a frame's unit embedding."""
-    n, f = frames.shape[:2]
-    c = torch.nn.functional.normalize(clip.embed(frames.flatten(0, 1) * 2 - 1)[:, 0], dim=1).view(n, f, -1)
-    first = (c[:, :1] * c[:, 1:]).sum(2)
-    previous = (c[:, :-1] * c[:, 1:]).sum(2)
-    return (0.5 * (first + previous)).mean().item()
+    return torch.tensor([fidelity.psnr(a, b) for a, b in zip(found, true, strict=True)])
 
 
 def static_control(scenes: world.Scenes, frames: int, side: int) -> Tensor:

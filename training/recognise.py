@@ -72,8 +72,8 @@ def classifier(frames: int, side: int) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
-def recognised(network: nn.Module, sight: world.Sight, true: world.Sight, scenes: world.Scenes) -> float:
-    """Share of the shapes in ``sight`` at the last frame that are named right, of those that the true clip shows."""
+def recognised(network: nn.Module, sight: world.Sight, true: world.Sight, scenes: world.Scenes) -> Tensor:
+    """Share ``[n]`` of the shapes in ``sight`` at the last frame that are named right, of those in the truth."""
     asked = in_sight(scenes, true)[..., -1]
-    named = network(outlines(sight)[..., -1, :, :][asked]).argmax(1)
-    return (named == scenes.kind[asked]).float().mean().item()
+    named = network(outlines(sight)[..., -1, :, :].flatten(0, 1)).argmax(1).view_as(asked)
+    return (named == scenes.kind).float().masked_fill(~asked, math.nan).nanmean(1)

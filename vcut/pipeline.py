@@ -142,17 +142,15 @@ class Pipeline:
         return result if batch else result[0]
 
     @torch.no_grad()
-    def sample_latents(
+    def prepare(
         self,
         run: Run,
         image: pictures.Image | Sequence[pictures.Image],
         *,
         seed: int | tuple[int, ...] | None = None,
         noise: Tensor | None = None,
-        callback: Callback | None = None,
-        progress: bool = False,
-    ) -> Tensor:
-        """Latents ``[k * m, f, 4, h, w]`` that :meth:`follow` decodes, as the sampler leaves them."""
+    ) -> tuple[Conditioning, Tensor, list[Generator]]:
+        """The start of the sampler: the conditioning of all clips, unit noise, and a generator for each clip."""
         settings = run.settings
         pixels = pictures.to_tensors(image, run.height, run.width, settings.fit)
         generators = _generators(settings.seed if seed is None else seed, len(pixels), settings.clips or 1)
@@ -174,13 +172,29 @@ class Pipeline:
                 motion_bucket=run.motion_bucket,
                 noise_aug=settings.noise_aug,
             )
+        return conditioning, noise.to(self.device), generators
+
+    @torch.no_grad()
+    def sample_latents(
+        self,
+        run: Run,
+        image: pictures.Image | Sequence[pictures.Image],
+        *,
+        seed: int | tuple[int, ...] | None = None,
+        noise: Tensor | None = None,
+        callback: Callback | None = None,
+        progress: bool = False,
+    ) -> Tensor:
+        """Latents ``[k * m, f, 4, h, w]`` that :meth:`follow` decodes, as the sampler leaves them."""
+        settings = run.settings
+        conditioning, noise, generators = self.prepare(run, image, seed=seed, noise=noise)
         less = "take a smaller size, fewer frames or fewer clips at a time"
         with _stage("sampling", less if settings.sequential else f"run sequential, or {less}"):
             unet = self._placed(self.unet)
             network = bind(unet, conditioning, run.plan, run.frames, sequential=settings.sequential)
             return sample(
                 precondition(network),
-                noise.to(self.device),
+                noise,
                 run.sigmas,
                 run.plan,
                 lambda _: run.scales,

@@ -1,0 +1,110 @@
+"""Rules of the search for a better cut meet the plans that they widen, and its report says what the numbers say."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from experiments.better_cut.candidates import candidates
+from experiments.better_cut.report import MEASURES, Found, front, tables, worse
+from experiments.better_cut.rules import Rule
+from experiments.better_cut.times import interval
+from tests.micro import micro
+from vcut.conditioning import bind
+from vcut.pipeline import Pipeline
+from vcut.sampling import constant, plan, precondition, sample
+from vcut.settings import Run, Settings, resolve
+
+STEPS = 4
+
+
+@pytest.fixture(scope="module")
+def model() -> Pipeline:
+    return micro("lossless")
+
+
+def ruled(model: Pipeline, rule: Rule) -> Tensor:
+    """Latents of one clip in a few steps under a rule."""
+    run, conditioning, noise = started(model)
+    denoiser = rule.bind(model.unet, conditioning, run)
+    return sample(denoiser, noise, run.sigmas, plan(STEPS, cut=1), constant(1.0))
+
+
+def planned(model: Pipeline, **changes: object) -> Tensor:
+    """The same under a plan of the library."""
+    run, conditioning, noise = started(model, **changes)
+    denoiser = precondition(bind(model.unet, conditioning, run.plan, run.frames))
+    return sample(denoiser, noise, run.sigmas, run.plan, lambda _: run.scales)
+
+
+def started(model: Pipeline, **changes: object) -> tuple[Run, object, Tensor]:
+    run = resolve(Settings(steps=STEPS, cut=None).replace(**changes), model.config, model.preset)
+    conditioning, noise, _ = model.prepare(
+        run, torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
+    )
+    return run, conditioning, noise
+
+
+@torch.no_grad()
+def test_guidance_at_every_step_is_guidance(model: Pipeline) -> None:
+    """And the kept difference, renewed at every step, does not matter."""
+    guided = planned(model)
+    assert torch.equal(ruled(model, Rule(guided=tuple(range(1, STEPS + 1)))), guided)
+    assert torch.equal(ruled(model, Rule(guided=tuple(range(1, STEPS + 1)), keep=0.0)), guided)
+    assert not torch.equal(ruled(model, Rule(guided=(1, 2, 3))), guided)
+
+
+@torch.no_grad()
+def test_half_the_embedding_is_the_mean_of_the_paper(model: Pipeline) -> None:
+    mean = planned(model, cut=3)
+    assert torch.equal(ruled(model, Rule(guided=(1, 2), embedding=0.5)), mean)
+    assert not torch.equal(ruled(model, Rule(guided=(1, 2), embedding=0.6)), mean)
+
+
+@torch.no_grad()
+def test_a_kept_difference_is_what_guidance_added(model: Pipeline) -> None:
+    """With no step after the guided one to differ in, decay has nothing to do; with one, it does."""
+    kept, decayed, dropped = (ruled(model, Rule(guided=(1, 2), keep=keep)) for keep in (0.0, 2.0, None))
+    assert not torch.equal(kept, decayed)
+    # a decay that leaves nothing is the whole embedding alone
+    assert torch.allclose(ruled(model, Rule(guided=(1, 2), keep=1e4)), dropped, atol=1e-6)
+
+
+def test_candidates_have_names_of_their_own() -> None:
+    names = [each.name for each in candidates()]
+    assert names[0] == "baseline"
+    assert len(set(names)) == len(names)
+
+
+def found(name: str, psnr: list[float], ratios: list[float]) -> Found:
+    scores = {measure.key: torch.full((len(psnr),), math.nan) for measure in MEASURES}
+    return Found(name, "group", {**scores, "psnr": torch.tensor(psnr)}, ratios, 50)
+
+
+def test_the_front_holds_what_no_other_beats() -> None:
+    measure = next(each for each in MEASURES if each.key == "psnr")
+    slow, fast = found("slow", [30, 32], [1.0]), found("fast", [29, 30], [0.5])
+    beaten, equal = found("beaten", [20, 20], [0.7]), found("equal", [30, 32], [1.1])
+    assert [each.name for each in front([slow, beaten, equal, fast], measure)] == ["fast", "slow"]
+
+
+def test_a_loss_counts_when_its_interval_leaves_zero_out() -> None:
+    measure = next(each for each in MEASURES if each.key == "psnr")
+    base = found("base", [30, 31, 32, 33], [1.0] * 3)
+    lower = found("lower", [29, 30.1, 31, 31.9], [0.5] * 3)
+    noisy = found("noisy", [25, 33, 31, 34], [0.5] * 3)
+    assert worse(measure, lower.difference(base, "psnr"))
+    assert not worse(measure, base.difference(lower, "psnr"))
+    assert not worse(measure, noisy.difference(base, "psnr"))
+    _, differences = tables([base, lower, noisy], "base", "noisy")
+    assert [row[2] for row in differences.rows] == ["", "", "yes"]
+
+
+def test_the_interval_of_a_median_is_of_order_statistics() -> None:
+    """Of six values the extremes hold the median with 1 - 2 / 2^6 = 97 %; of twelve the third from each end do."""
+    assert interval([3, 1, 2]) == (2, 1, 3)
+    assert interval([6, 5, 4, 3, 2, 1]) == (3.5, 1, 6)
+    assert interval(list(range(1, 13))) == (6.5, 3, 10)
