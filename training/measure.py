@@ -56,7 +56,7 @@ def quality(frames: Tensor, scenes: world.Scenes, clip: CLIPVisionEncoder, class
     errors = 100 * position_errors(sight.position, true.position)
     errors = errors.masked_fill(~is_kind(scenes, *world.MOVING).unsqueeze(2), math.nan)
     features = clip.embed(torch.cat([truth[:, :1], frames], dim=1).flatten(0, 1) * 2 - 1)[:, 0]
-    features = features.unflatten(0, (len(frames), -1))
+    features = features.view(len(frames), frames.shape[1] + 1, -1)
     own = [consistency.consistency(each[1:], clip=False) for each in features]
     picture = [consistency.reference_consistency(each[1:], each[0], clip=False) for each in features]
     return Quality(

@@ -130,6 +130,12 @@ class Settings:
         "of the number of frames",
         "1.0 and 3.0",
     )
+    guidance_interval: tuple[float, float] | None = _setting(
+        None,
+        "lowest and highest noise level at which steps are guided (Kynkaanniemi et al. 2024); the others before the "
+        "cut take one pass, with all of the embedding",
+        "all levels",
+    )
     fps: int | None = _setting(
         None, "frames per second of the clip; the model is told this number - 1", "the model's, 7"
     )
@@ -174,6 +180,8 @@ class Settings:
         if self.embedding is not None:
             self._keep("embedding", _step_numbers(self.embedding, self.steps))
         self._keep("guidance", _scale(self.guidance))
+        if self.guidance_interval is not None:
+            self._keep("guidance_interval", _interval(self.guidance_interval))
         if self.churn is not None:
             self._keep("churn", _churn(self.churn))
         check_sampler(self.sampler, self.churn)
@@ -288,7 +296,8 @@ class Run:
     @property
     def summary(self) -> str:
         """One line: the preset, what it leaves out of the published model, and what the steps cost."""
-        lossy = " (lossy)" if self.preset.lossy or self.passes.cut else ""
+        kept = not self.passes.cut and self.settings.guidance_interval is None
+        lossy = "" if kept and not self.preset.lossy else " (lossy)"
         return f"{self.preset.name}{lossy}: {self.preset.form}, {self.passes}"
 
 
@@ -303,7 +312,10 @@ def resolve(settings: Settings, config: SVDConfig, preset: Preset) -> Run:
     check_size(height, width, config.stride)
     steps = settings.steps
     cut = preset.cut_step(steps) if settings.cut == "preset" else settings.cut
-    evaluated = plan(steps, cut, settings.after, settings.embedding)
+    sigmas = settings.levels()
+    low, high = settings.guidance_interval or (0.0, math.inf)
+    guided = [number for number, sigma in enumerate(sigmas[:-1], start=1) if low <= sigma <= high]
+    evaluated = plan(steps, cut, settings.after, settings.embedding, guided)
     scales = tuple(frame_scales(settings.guidance, frames).tolist())
     if all(scale == 1 for scale in scales):
         evaluated = without_guidance(evaluated)
@@ -315,7 +327,7 @@ def resolve(settings: Settings, config: SVDConfig, preset: Preset) -> Run:
         width=width,
         fps=settings.fps or config.fps,
         motion_bucket=config.motion_bucket if settings.motion_bucket is None else settings.motion_bucket,
-        sigmas=settings.levels(),
+        sigmas=sigmas,
         cut=steps + 1 if cut is None else cut,
         plan=evaluated,
         scales=scales,
@@ -371,6 +383,17 @@ def _strength(name: str, value: Any) -> float:
     if not 0 <= number <= LARGEST:
         raise ConfigError(f"{name} must be a number from 0 to {LARGEST}, got {value!r}")
     return number
+
+
+def _interval(levels: Any) -> tuple[float, float]:
+    try:
+        low, high = levels
+    except (TypeError, ValueError):
+        raise ConfigError(f"guidance_interval must be two noise levels, got {levels!r}") from None
+    low, high = (_strength("guidance_interval", level) for level in (low, high))
+    if low > high:
+        raise ConfigError(f"guidance_interval must be the lowest noise level and the highest, got {levels!r}")
+    return low, high
 
 
 def _branch(after: Any) -> Branch:

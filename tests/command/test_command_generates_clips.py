@@ -133,6 +133,7 @@ def test_defaults_leave_everything_to_the_library(photo: str, calls: Calls) -> N
         ("--after-context cond --after-latents uncond", {"after": Branch("cond", "uncond")}),
         ("--guidance-min 3 --guidance-max -1.5", {"guidance": Ramp(3.0, -1.5)}),
         ("--guidance-shape triangle", {"guidance": Ramp(1.0, 3.0, "triangle")}),
+        ("--guidance-interval 0.3 25", {"guidance_interval": (0.3, 25.0)}),
         ("--embedding all", {"embedding": None}),
         ("--embedding none", {"embedding": ()}),
         ("--embedding 1-10", {"embedding": tuple(range(1, 11))}),

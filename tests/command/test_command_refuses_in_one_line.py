@@ -143,6 +143,8 @@ FAULTS = {
     "generate photo.jpg --noise-aug nan": "--noise-aug: expected a number of at least 0",
     "generate photo.jpg --guidance-min inf": "--guidance-min: expected a number",
     "generate photo.jpg --guidance-max much": "--guidance-max: expected a number",
+    "generate photo.jpg --guidance-interval 25 0.3": "the lowest noise level and the highest",
+    "generate photo.jpg --guidance-interval -1 25": "--guidance-interval: expected a number of at least 0",
     "generate photo.jpg --seed 9223372036854775807 --clips 2 -o work/": "must be below 2^63",
     # slips of the hand
     "generate photo.jpg --steps 1000000000": "--steps: expected a whole number from 1 to 10000",

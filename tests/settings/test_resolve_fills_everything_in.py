@@ -13,6 +13,7 @@ from vcut.config import CONFIGS, PRESETS, SVD, SVD_XT, choose_preset
 from vcut.errors import ConfigError
 from vcut.sampling import (
     ALIGN_YOUR_STEPS,
+    COND,
     interpolate_sigmas,
     karras_sigmas,
     linear,
@@ -85,6 +86,26 @@ def test_guidance_at_1_is_one_pass_at_every_step() -> None:
     assert resolve(Settings(), SVD, XT).scales == tuple(linear(1, 3)(14).tolist())
 
 
+@given(
+    st.integers(1, 30),
+    st.sampled_from(["karras", "ays"]),
+    st.tuples(st.floats(0, 800), st.floats(0, 800)),
+    st.data(),
+)
+def test_guidance_acts_within_its_interval_and_before_the_cut(
+    steps: int, sigmas: Any, interval: tuple[float, float], data: st.DataObject
+) -> None:
+    """Over all levels it is the guidance that there was; outside, before the cut, the pass is conditional."""
+    low, high = sorted(interval)
+    cut = data.draw(st.integers(1, steps + 1))
+    settings = Settings(steps=steps, sigmas=sigmas, cut=cut)
+    whole = resolve(settings, SVD, XT)
+    assert resolve(settings.replace(guidance_interval=(0, 1e9)), SVD, XT).plan == whole.plan
+    run = resolve(settings.replace(guidance_interval=(low, high)), SVD, XT)
+    for step, before, sigma in zip(run.plan, whole.plan, run.sigmas, strict=False):
+        assert step == before if low <= sigma <= high or step.cut else step.branches == (COND,)
+
+
 @pytest.mark.parametrize(
     ("preset", "settings", "expected"),
     [
@@ -103,6 +124,11 @@ def test_guidance_at_1_is_one_pass_at_every_step() -> None:
             PRESETS["baseline"],
             {"cut": 25},
             "baseline (lossy): as published, 24 guided and 1 cut steps, 49 network passes",
+        ),
+        (
+            PRESETS["lossless"],
+            {"guidance_interval": (0.3, 25)},
+            "lossless (lossy): cross-attentions cached, 9 guided and 0 cut steps, 34 network passes",
         ),
         (
             choose_preset("lossless", False, False),

@@ -56,6 +56,7 @@ def settings(draw: st.DrawFn) -> Settings:
         "after": st.builds(Branch, mixes, mixes),
         "embedding": st.none() | st.lists(st.integers(1, steps)),
         "guidance": ramps,
+        "guidance_interval": st.none() | st.lists(st.floats(0, 800), min_size=2, max_size=2).map(sorted),
         "fps": counts,
         "motion_bucket": st.integers(0, 1000),
         "noise_aug": st.floats(0, 10),
@@ -188,6 +189,7 @@ BAD: list[tuple[str, Any]] = [
         ("guidance", value)
         for value in (2.0, (1, 2, 3), (1, math.inf), "13", None, {"minimum": "x"}, {"low": 1})
     ),
+    *(("guidance_interval", value) for value in (1.0, (1,), (2, 1), (-1, 2), (0, math.inf), "12", ("a", 1))),
     *(
         ("churn", value)
         for value in (40, {"s_churn": -1}, {"churn": 1}, Churn(s_tmin=math.inf), {"s_noise": "1"})

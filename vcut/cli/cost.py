@@ -44,7 +44,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     )
     group = parser.add_argument_group("the run to price against the baseline")
     options.add_preset(group)
-    options.add_settings(group, "size", "frames", "steps", "sampler", "cut", "guidance", "decode_chunk")
+    options.add_settings(
+        group, "size", "frames", "steps", "sampler", "cut", "guidance", "guidance_interval", "decode_chunk"
+    )
     parser.add_argument(
         "--dtype",
         choices=options.DTYPES,

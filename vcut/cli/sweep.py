@@ -307,6 +307,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "after",
         "embedding",
         "guidance",
+        "guidance_interval",
         "frames",
         "fps",
         "motion_bucket",

@@ -62,7 +62,11 @@ Plan = tuple[Step, ...]
 
 
 def plan(
-    steps: int, cut: int | None = None, after: Branch = MEAN, embedding: Collection[int] | None = None
+    steps: int,
+    cut: int | None = None,
+    after: Branch = MEAN,
+    embedding: Collection[int] | None = None,
+    guided: Collection[int] | None = None,
 ) -> Plan:
     """Steps 1 .. cut-1 guided, steps cut .. ``steps`` with the single pass ``after``.
 
@@ -73,6 +77,8 @@ def plan(
         embedding: numbers of the steps that receive the image embedding, guided or not; None is all of them. In the
             other steps every pass has the unconditional (zero) context. This is the experiment of the paper's
             figure 2: ``range(1, 11)`` is the first ten steps, ``range(11, 26)`` the rest, ``()`` none.
+        guided: numbers of the steps that are guided if they come before the cut; None is all of them. The others
+            take the conditional pass alone, as at guidance 1.
 
     Raises:
         ConfigError: a number out of range or a mix that does not exist.
@@ -89,7 +95,8 @@ def plan(
     )
 
     def step(number: int) -> Step:
-        branches: tuple[Branch, ...] = (after,) if number >= cut else (UNCOND, COND)
+        alone = guided is not None and number not in guided
+        branches: tuple[Branch, ...] = (after,) if number >= cut else (COND,) if alone else (UNCOND, COND)
         if number not in with_embedding:
             branches = tuple(branch._replace(context="uncond") for branch in branches)
         return Step(number, branches, cut=number >= cut)
