@@ -100,8 +100,8 @@ class Settings:
     steps: int = _setting(25, "number of denoising steps N")
     sampler: Sampler = _setting(
         "euler",
-        "how a step goes on to the next noise level: heun is more exact at two evaluations a step but the last, "
-        "dpmpp_2m at one, and lcm is for models distilled to few steps",
+        "how a step goes on to the next noise level: euler is of first order, heun of second at two evaluations a "
+        "step but the last, dpmpp_2m of second at one; lcm is for models distilled to few steps",
     )
     sigmas: SigmaName | tuple[float, ...] = _setting(
         "karras",
