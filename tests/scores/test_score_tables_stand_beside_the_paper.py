@@ -14,7 +14,8 @@ from vcut import cli
 from vcut.analysis.paper_tables import PRINTED_SECONDS
 from vcut.scores.cache import Measure, Scores
 from vcut.scores.report import Report, report
-from vcut.scores.table import COLUMNS, cut_of, tables
+from vcut.scores.table import cut_of, tables
+from vcut.scores.vbench import DIMENSIONS
 from vcut.sweeps.manifest import Record
 
 CONSISTENCY = Measure("clip_consistency_vbench_style", "CLIP consistency", "higher", "model's CLIP")
@@ -71,7 +72,7 @@ def test_the_csv_has_a_line_for_each_clip(records: list[Record]) -> None:
 
 def test_the_papers_columns_and_words_are_there(records: list[Record]) -> None:
     quality, others, differences, latency = tables(made_up(records))
-    assert quality.head == ("", *COLUMNS)
+    assert quality.head == ("", *(label for label, _ in DIMENSIONS.values()))
     assert others.rows[0] == ("baseline", "91.00 ± 2.48")
     by_name = {row[0]: row for row in differences.rows}
     assert by_name["the paper, quality [2]"] == ("the paper, quality [2]", "", "", "within 0.3 points", "")

@@ -13,24 +13,12 @@ from vcut.analysis.text_table import Table
 from vcut.config import PRESETS
 from vcut.scores.cache import Measure
 from vcut.scores.report import DIFFERENCE, Report
+from vcut.scores.vbench import DIMENSIONS
 from vcut.settings import Settings
 from vcut.sweeps.manifest import Record
 
 PAPER_SAYS = {10: "4 to 8 points lower", 17: "within 0.3 points", 20: "within 0.3 points"}
 """Consistency and quality scores against no cut, by cut step of 25: what the paper's Table IV comes to."""
-
-COLUMNS = {
-    "Video-image subject": ("vbench_i2v_subject", "video_image_subject_consistency_vbench_style"),
-    "Video-image background": ("vbench_i2v_background", "video_image_background_consistency_vbench_style"),
-    "Subject consistency": ("vbench_subject_consistency", "subject_consistency_vbench_style"),
-    "Background consistency": ("vbench_background_consistency", "background_consistency_vbench_style"),
-    "Motion smoothness": ("vbench_motion_smoothness",),
-    "Dynamic degree": ("vbench_dynamic_degree",),
-    "Aesthetic quality": ("vbench_aesthetic_quality",),
-    "Imaging quality": ("vbench_imaging_quality",),
-    "Temporal flickering": ("vbench_temporal_flickering", "temporal_flicker_vbench_style"),
-}
-"""Columns of the quality table: VBench's own measure, and ours of the same formula."""
 
 QUALITY = "Quality, in the columns of the paper's Tables I and IV"
 
@@ -55,13 +43,14 @@ RATIOS = (
 def tables(report: Report) -> list[Table]:
     """The tables to print."""
     seen = {measure.name for measure in report.measures}
-    placed = {}
-    for title, (vbench, *ours) in COLUMNS.items():
-        own = next((name for name in ours if vbench not in seen and name in seen), None)
-        placed[f"{title} [1]" if own else title] = own or vbench
-    all_ours = {name for names in COLUMNS.values() for name in names}
-    others = {_head(measure): measure.name for measure in report.measures if measure.name not in all_ours}
-    found = [_means(report, QUALITY, placed, (FILLED, OURS))]
+    columns = {}
+    for name, (label, ours) in DIMENSIONS.items():
+        # VBench's own where it was run, else ours of the same formula
+        is_ours = ours in seen and f"vbench_{name}" not in seen
+        columns[f"{label} [1]" if is_ours else label] = ours if is_ours else f"vbench_{name}"
+    placed = {each for name, (_, ours) in DIMENSIONS.items() for each in (f"vbench_{name}", ours)}
+    others = {_head(measure): measure.name for measure in report.measures if measure.name not in placed}
+    found = [_means(report, QUALITY, columns, (FILLED, OURS))]
     if others:
         found.append(_means(report, "Other scores", others, (MEANS, COMPRESSED)))
     if any(cell.difference for cell in report.cells.values()):

@@ -23,17 +23,17 @@ from vcut.sweeps.suite import entries as read_entries
 from weights_tools.outputs import replacing
 
 DIMENSIONS = {
-    "i2v_subject": "Video-image subject consistency",
-    "i2v_background": "Video-image background consistency",
-    "subject_consistency": "Subject consistency",
-    "background_consistency": "Background consistency",
-    "motion_smoothness": "Motion smoothness",
-    "dynamic_degree": "Dynamic degree",
-    "aesthetic_quality": "Aesthetic quality",
-    "imaging_quality": "Imaging quality",
-    "temporal_flickering": "Temporal flickering",
+    "i2v_subject": ("Video-image subject", "video_image_subject_consistency_vbench_style"),
+    "i2v_background": ("Video-image background", "video_image_background_consistency_vbench_style"),
+    "subject_consistency": ("Subject consistency", "subject_consistency_vbench_style"),
+    "background_consistency": ("Background consistency", "background_consistency_vbench_style"),
+    "motion_smoothness": ("Motion smoothness", ""),
+    "dynamic_degree": ("Dynamic degree", ""),
+    "aesthetic_quality": ("Aesthetic quality", ""),
+    "imaging_quality": ("Imaging quality", ""),
+    "temporal_flickering": ("Temporal flickering", "temporal_flicker_vbench_style"),
 }
-"""VBench's dimensions that a model without text can be scored in, and their names in the tables."""
+"""VBench's dimensions that a model without text can be scored in: label, and name of our measure of the same kind."""
 
 RATIOS = {"1-1": 1.0, "8-5": 1.6, "7-4": 1.75, "16-9": 16 / 9}
 """Shapes in which VBench keeps its pictures, width over height."""
@@ -112,7 +112,10 @@ def read_results(out: Path, results: Path, records: Sequence[Record]) -> int:
     dimensions = dict.fromkeys(dimension for _, dimension, _ in lines)
     cache.announce(
         file,
-        [Measure(f"vbench_{name}", DIMENSIONS.get(name, name), "higher", "VBench") for name in dimensions],
+        [
+            Measure(f"vbench_{name}", DIMENSIONS.get(name, (name,))[0], "higher", "VBench")
+            for name in dimensions
+        ],
     )
     for record, dimension, value in lines:
         cache.append(file, record.file_sha256, dimension, {f"vbench_{dimension}": value})
