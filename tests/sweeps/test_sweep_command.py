@@ -131,7 +131,7 @@ def test_a_toml_file_names_the_settings(loaded: list[str]) -> None:
         (("--shard", "3/3"), "expected I/N with I from 0 to N - 1, as in 0/3, got '3/3'"),
         (("--shard", "1"), "expected I/N"),
         (("--suite", "full"), "go with VBench's JSON file"),
-        (("--clips", "1000000000"), "a picture has at most 10,000 clips"),
+        (("--clips", "1000000000"), "expected a whole number from 1 to 10000"),
         (("-o", "pictures"), "--output pictures is the folder of the pictures"),
         (
             (

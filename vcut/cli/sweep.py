@@ -64,13 +64,13 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Make the clips that ``args`` ask for, or say what they will cost."""
-    from vcut.sweeps import ray, suite, sweep
+    from vcut.sweeps import jobs, ray, suite, sweep
 
     settings = _settings(args)
     pictures = suite.pictures(args.images, args.suite, args.pictures)
     model, config = options.configuration(args.model, args.variant)
     every = list(sweep.all_tasks(settings, pictures, config, clips=args.clips, seed=args.seed))
-    if args.images.is_dir() and args.output.exists() and args.output.samefile(args.images):
+    if jobs.is_folder(args.images) and jobs.identity(args.output) == jobs.identity(args.images):
         raise ConfigError(f"--output {args.output} is the folder of the pictures: choose another")
     if args.ray and args.shard:
         raise ConfigError("--ray hands out the clips itself: --shard does not go with it")

@@ -170,11 +170,11 @@ def _every_picture(given: Sequence[Path], outputs: Outputs) -> dict[Path, bool]:
     found = [(picture, False) for folder in folders for picture in search(folder)]
     every: dict[Path, tuple[Path, bool]] = {}
     for picture, named in [(path, True) for path in given if path not in folders] + found:
-        every.setdefault(_real(picture), (picture, named))
+        every.setdefault(real(picture), (picture, named))
     return dict(every.values())
 
 
-def _real(path: Path) -> Path:
+def real(path: Path) -> Path:
     """The path without links on the way to it. It may be a link itself: that is another name, for another clip."""
     return Path(os.path.realpath(path.parent), path.name)
 
@@ -227,8 +227,12 @@ def _place(picture: Path, name: str, outputs: Outputs) -> Path:
 
 
 def _key(path: Path) -> str:
-    """Equal for names of one file, also where a disk ignores capitals or how an accent is written."""
-    return unicodedata.normalize("NFC", str(_real(path))).casefold()
+    return folded(str(real(path)))
+
+
+def folded(name: str) -> str:
+    """Text that is equal for names of one file, also where a disk ignores capitals or how an accent is written."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _check_names(jobs: Sequence[Job], outputs: Outputs) -> None:
@@ -237,7 +241,7 @@ def _check_names(jobs: Sequence[Job], outputs: Outputs) -> None:
     inputs: dict[tuple[int, int] | None, Path] = {}
     for job in jobs:
         output = Path(job.output)
-        if (owner := owners.setdefault(_real(output), job.picture)) != job.picture:
+        if (owner := owners.setdefault(real(output), job.picture)) != job.picture:
             raise ConfigError(f"{owner} and {job.picture} would both become {output}: rename one")
         for path in (job.picture, *Path(os.path.realpath(job.picture)).parents):
             if (file := identity(path)) is not None:

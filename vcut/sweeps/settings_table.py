@@ -13,6 +13,7 @@ from vcut import media
 from vcut.config import Preset, SVDConfig, choose_preset
 from vcut.errors import ConfigError, MediaError
 from vcut.settings import Run, Settings, resolve
+from vcut.sweeps.jobs import folded
 
 Cut = int | Literal["preset"] | None
 
@@ -75,7 +76,7 @@ def from_toml(path: Path, common: Mapping[str, Any]) -> tuple[Setting, ...]:
             made.append(_setting(name, table, common))
         except ConfigError as error:
             raise ConfigError(f"{path}, table [{name}]: {error}") from error
-    if len({setting.name.casefold() for setting in made}) < len(made):
+    if len({folded(setting.name) for setting in made}) < len(made):
         raise ConfigError(
             f"{path} has two tables whose names differ in capitals alone: not every file system does"
         )
@@ -107,7 +108,7 @@ def from_presets(
 
 
 def _setting(name: str, table: Mapping[str, Any], common: Mapping[str, Any]) -> Setting:
-    reserved = name.casefold() in RESERVED or Path(name.casefold()).suffix in RESERVED
+    reserved = {folded(name), Path(folded(name)).suffix} & set(RESERVED)
     if reserved or not NAME.fullmatch(name):
         raise ConfigError(
             f"{name!r} cannot be the name of a setting, which is a folder's: it has letters, digits, spaces and "

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from vcut.errors import ConfigError, MediaError
 from vcut.media import files
-from vcut.sweeps.jobs import search
+from vcut.sweeps.jobs import folded, real, search
 
 Suite = Literal["quality", "full"]
 """Part of VBench's image suite: all entries, or those that are scored for more than obedience to a camera."""
@@ -59,10 +59,10 @@ def pictures(given: Path, suite: Suite | None = None, folder: Path | None = None
     else:
         paths = search(given) if given.is_dir() else [given] if suffix in files.SUFFIXES else _listed(given)
         # one picture may be listed twice, as ./a.png too
-        each: dict[tuple[str, Path], Path] = {}
+        each: dict[Path, Path] = {}
         for path in paths:
-            each.setdefault((path.stem, path.resolve()), path)
-        found = [Picture(name, path) for (name, _), path in each.items()]
+            each.setdefault(real(path), path)
+        found = [Picture(path.stem, path) for path in each.values()]
     if not found:
         raise MediaError(f"{given}: there are no pictures in it")
     if missing := [str(picture.path) for picture in found if not picture.path.is_file()]:
@@ -126,7 +126,7 @@ def _check_names(found: list[Picture], given: Path) -> None:
             raise ConfigError(
                 f"{given}: no clip can be called {picture.name!r}: a name has no / and at most {LONGEST} bytes"
             )
-        owner = owners.setdefault(picture.name.casefold(), picture)
+        owner = owners.setdefault(folded(picture.name), picture)
         if owner is not picture:
             raise ConfigError(f"{owner.path} and {picture.path} would give clips of one name: rename one")
 

@@ -22,10 +22,6 @@ from vcut.sweeps.manifest import Key, Record, Sweep
 from vcut.sweeps.settings_table import Setting
 from vcut.sweeps.suite import Picture
 
-MOST_CLIPS = 10_000
-"""Clips of a picture: their numbers have four digits (:data:`vcut.sweeps.suite.LONGEST`)."""
-
-
 @dataclass(frozen=True)
 class Task:
     """One clip to make. The run's own seed does not matter."""
@@ -70,10 +66,8 @@ def all_tasks(
     """Every clip of a sweep: by setting, then picture, then number. Settings of one form follow each other.
 
     Raises:
-        ConfigError: at the first task, a setting that does not fit the model, or numbers that no name has room for.
+        ConfigError: at the first task, a setting that does not fit the model.
     """
-    if clips > MOST_CLIPS:
-        raise ConfigError(f"a picture has at most {MOST_CLIPS:,} clips, asked for are {clips:,}")
     runs = [(setting.name, setting.resolve(config)) for setting in settings]
     forms = list(dict.fromkeys((run.preset.tca, run.preset.sca) for _, run in runs))
     runs.sort(key=lambda named: forms.index((named[1].preset.tca, named[1].preset.sca)))
