@@ -22,6 +22,7 @@ from vcut.sweeps.manifest import Key, Record, Sweep
 from vcut.sweeps.settings_table import Setting
 from vcut.sweeps.suite import Picture
 
+
 @dataclass(frozen=True)
 class Task:
     """One clip to make. The run's own seed does not matter."""
