@@ -10,7 +10,7 @@ from typing import Any
 from experiments.better_cut.rules import Rule
 from training.evaluate import NO_CUT, Row
 from vcut.config import Mode
-from vcut.sampling import Branch
+from vcut.sampling import Branch, karras_sigmas
 from vcut.settings import Settings
 
 CUTS = (10, 17, 20)
@@ -45,9 +45,88 @@ class Candidate:
         }
 
 
+KEEPING: tuple[Mode, Mode] = ("linear_cached", "linear_cached")
+DROPPING: tuple[Mode, Mode] = (False, "linear_cached")
+"""Modes of temporal and spatial cross-attention: with all constants, and as the paper has it."""
+
+INTERVAL = (0.3, 25.0)
+"""Noise levels at which guidance matters, found on the tuning scenes: steps 12 to 20 of Karras' 25."""
+
+
 def candidates() -> list[Candidate]:
     """All candidates, the baseline first."""
-    return table_iv()
+    return [*table_iv(), *intervals(), *fewer_levels(), *after_the_cut(), *kept_differences(), *reuse()]
+
+
+def intervals() -> list[Candidate]:
+    """Guidance in an interval of noise levels; its lower end alone is a cut by noise level."""
+    found = []
+    for low, high in (INTERVAL, (0.3, 12.0), (1.0, 25.0), (0.3, 700.0)):
+        settings = Settings(cut=None, guidance_interval=(low, high))
+        found.append(Row(f"lossless, guided in {low:g}..{high:g}", *KEEPING, settings))
+    found.append(
+        Row("Modified, guided in 0.3..25", *DROPPING, Settings(cut=None, guidance_interval=INTERVAL))
+    )
+    return [Candidate("guidance interval", row) for row in found]
+
+
+def fewer_levels() -> list[Candidate]:
+    """Fewer steps, and guidance in the interval alone: high levels left out, other levels, second order."""
+    karras = karras_sigmas(25).tolist()
+    jumping = (karras[0], *karras[10:25])
+    ays = Settings(cut=None, sigmas="ays", steps=10)
+    chosen = {
+        "16 levels, 700 to 50 in one": Settings(cut=None, sigmas=jumping),
+        "10 levels of Align Your Steps": ays,
+        "10 levels of Align Your Steps, dpmpp_2m": ays.replace(sampler="dpmpp_2m"),
+        "16 levels, dpmpp_2m": Settings(cut=None, steps=16, sampler="dpmpp_2m"),
+        "9 steps of Heun": Settings(cut=None, steps=9, sampler="heun"),
+    }
+    return [
+        Candidate(
+            "fewer steps",
+            Row(f"{name}, guided in 0.3..25", *KEEPING, settings.replace(guidance_interval=INTERVAL)),
+        )
+        for name, settings in chosen.items()
+    ]
+
+
+def after_the_cut() -> list[Candidate]:
+    """Another embedding in the single pass after a cut at 10: the whole, and mixtures that go beyond it."""
+    cond = Row("lossless, c=10, cond", *KEEPING, Settings(cut=10, after=Branch("cond", "cond")))
+    mixed = [
+        Candidate(
+            "embedding after the cut",
+            Row(f"lossless, c=10, {factor:g} cond", *KEEPING),
+            Rule(tuple(range(1, 10)), embedding=factor),
+        )
+        for factor in (0.75, 1.3, 1.6)
+    ]
+    return [Candidate("embedding after the cut", cond), *mixed]
+
+
+def kept_differences() -> list[Candidate]:
+    """The last guided difference kept, whole or falling with the noise level, after a cut or between renewals."""
+    rules = {
+        "lossless, c=10, difference falls as sigma": Rule(tuple(range(1, 10)), keep=1.0),
+        "lossless, c=17, difference falls as sigma": Rule(tuple(range(1, 17)), keep=1.0),
+        "lossless, guided every 2nd step, difference kept": Rule(tuple(range(1, 26, 2)), keep=0.0),
+        "lossless, guided every 3rd step, difference kept": Rule(tuple(range(1, 26, 3)), keep=0.0),
+        "lossless, guided at 12, 14 .. 20, falls as root of sigma": Rule(tuple(range(12, 21, 2)), keep=0.5),
+    }
+    return [Candidate("kept difference", Row(name, *KEEPING), rule) for name, rule in rules.items()]
+
+
+def reuse() -> list[Candidate]:
+    """Deep features used again, with guidance at every step and in the interval alone."""
+    every, inside = tuple(range(1, 26)), tuple(range(12, 21))
+    rules = {
+        "lossless, deep features every 2nd pass": Rule(every, renew=2),
+        "lossless, deep features every 3rd pass": Rule(every, renew=3),
+        "lossless, guided in 0.3..25, deep features every 2nd pass": Rule(inside, renew=2),
+        "lossless, guided in 0.3..25, deep features every 3rd pass": Rule(inside, renew=3),
+    }
+    return [Candidate("deep features", Row(name, *KEEPING), rule) for name, rule in rules.items()]
 
 
 def table_iv(cuts: Sequence[int] = CUTS) -> list[Candidate]:
@@ -56,13 +135,11 @@ def table_iv(cuts: Sequence[int] = CUTS) -> list[Candidate]:
     def cut(at: int) -> Settings:
         return Settings(cut=at, after=Branch("mean", "cond"))
 
-    dropping: tuple[Mode, Mode] = (False, "linear_cached")
-    keeping: tuple[Mode, Mode] = ("linear_cached", "linear_cached")
     rows = [
         Row("baseline", True, True, NO_CUT),
-        Row("Modified, no cut", *dropping, NO_CUT),
-        *(Row(f"Modified, c={at}", *dropping, cut(at)) for at in cuts),
-        Row("lossless", *keeping, NO_CUT),
-        *(Row(f"lossless, c={at}", *keeping, cut(at)) for at in cuts),
+        Row("Modified, no cut", *DROPPING, NO_CUT),
+        *(Row(f"Modified, c={at}", *DROPPING, cut(at)) for at in cuts),
+        Row("lossless", *KEEPING, NO_CUT),
+        *(Row(f"lossless, c={at}", *KEEPING, cut(at)) for at in cuts),
     ]
     return [Candidate(PAPER, row) for row in rows]

@@ -11,11 +11,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from experiments.better_cut.reuse import reusing
 from vcut.conditioning import Conditioning, bind
 from vcut.sampling import COND, UNCOND, Branch, Denoiser, Step, guide, plan, precondition
 from vcut.settings import Run
@@ -35,19 +35,21 @@ class Rule:
             guided one at sigma' is ``D_c + (s_f - 1) (sigma / sigma')^g (D_c - D_u)'``.
         embedding: factor on the embedding in the single passes: 1 the whole, 0.5 the mean of the paper's equation 4.
         before: the same of single passes before the first guided step.
-        frames: the frames that the unconditional pass sees; the difference is interpolated between them.
+        renew: the passes of the network after which its deep features are computed again; 1 never uses them again.
     """
 
     guided: tuple[int, ...]
     keep: float | None = None
     embedding: float = 1.0
     before: float = 1.0
-    frames: Literal["all", "even", "later"] = "all"
+    renew: int = 1
 
     def bind(self, unet: UNet, conditioning: Conditioning, run: Run) -> Denoiser:
         """The denoiser of one run, whose estimates ``[1, b, f, ...]`` are guided."""
         scales = torch.tensor(run.scales)
         numbers = {sigma: i + 1 for i, sigma in enumerate(run.sigmas[:-1])}
+        if self.renew > 1:
+            unet = reusing(unet, self.renew)
         network = bind(unet, conditioning, plan(len(numbers)), run.frames)
         both = precondition(network)
         whole = _pass(unet, conditioning, run.frames, COND, 1.0)

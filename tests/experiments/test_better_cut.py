@@ -10,12 +10,13 @@ from torch import Tensor
 
 from experiments.better_cut.candidates import candidates
 from experiments.better_cut.report import MEASURES, Found, front, tables, worse
+from experiments.better_cut.reuse import reusing
 from experiments.better_cut.rules import Rule
 from experiments.better_cut.times import interval
 from tests.micro import micro
 from vcut.conditioning import bind
 from vcut.pipeline import Pipeline
-from vcut.sampling import constant, plan, precondition, sample
+from vcut.sampling import COND, UNCOND, constant, plan, precondition, sample
 from vcut.settings import Run, Settings, resolve
 
 STEPS = 4
@@ -71,6 +72,23 @@ def test_a_kept_difference_is_what_guidance_added(model: Pipeline) -> None:
     assert not torch.equal(kept, decayed)
     # a decay that leaves nothing is the whole embedding alone
     assert torch.allclose(ruled(model, Rule(guided=(1, 2), keep=1e4)), dropped, atol=1e-6)
+
+
+@torch.no_grad()
+def test_deep_features_computed_at_every_pass_are_no_others(model: Pipeline) -> None:
+    """A view that renews them in every pass gives the UNet's own bits; one that does not saves the deeper levels."""
+    run, conditioning, noise = started(model)
+    renewed, kept = (bind(reusing(model.unet, k), conditioning, run.plan, run.frames) for k in (1, 2))
+    whole = bind(model.unet, conditioning, run.plan, run.frames)
+    calls: list[int] = []
+    handle = model.unet.mid.register_forward_pre_hook(lambda *_: calls.append(1))
+    for level in (1.0, 0.9, 0.8):
+        found = [network(noise, level, (COND,)) for network in (whole, renewed, kept)]
+        assert torch.equal(found[0], found[1])
+        assert torch.equal(found[0], found[2]) == (level != 0.9)
+    kept(noise, 0.7, (UNCOND, COND))  # of another number of clips: computed anew
+    handle.remove()
+    assert len(calls) == 3 + 3 + 2 + 1
 
 
 def test_candidates_have_names_of_their_own() -> None:
