@@ -88,6 +88,13 @@ def test_a_name_is_never_an_address(
     assert media.read(path)[0].shape == FRAMES.shape
 
 
+def test_a_folder_is_no_address_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("12:30").mkdir()
+    for name in ("clip.mp4", "clip.gif", "clip"):
+        assert media.read(media.write(FRAMES, f"12:30/{name}"))[0].shape == FRAMES.shape
+
+
 def test_a_name_that_is_no_unicode(tmp_path: Path) -> None:
     path = tmp_path / os.fsdecode(b"lat\xe9in.mp4")
     assert media.read(media.write(FRAMES, path))[0].shape == FRAMES.shape

@@ -52,10 +52,11 @@ LONGEST = 65535
 """Pixels of a side, as of a JPEG."""
 
 # Bytes of a pixel in Pillow's memory, if not 4; and how often a decoder holds a picture, if not twice.
-_PIXEL = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2}
-_COPIES = {"WEBP": 4, "AVIF": 4, "JPEG2000": 6}
+_PIXEL = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I": 6, "F": 6}
+_COPIES = {"WEBP": 5, "AVIF": 4, "JPEG2000": 7}
 
-# Pillow's names of stored numbers whose white it forgets, and of those to which a key has to be fitted.
+# Pillow's names of stored numbers whose white it forgets, and of those to which a key has to be fitted. A key of one bit
+# needs nothing: white is shown as white either way.
 _WHITES = {"I;12": 4095, "I;16S": 32767}
 _KEYS: dict[str, Callable[[Any], Any]] = {
     "L;2": lambda key: 85 * key,
@@ -64,8 +65,8 @@ _KEYS: dict[str, Callable[[Any], Any]] = {
 }
 _PHOTOMETRIC, _ORIENTATION = 262, 274  # tags of TIFF and EXIF
 
-# Bytes of a file that is worth a second try.
-_SMALL = 1 << 28
+# Bytes of a file, and pixels of a picture, that are worth a second try.
+_SMALL = 1 << 26
 _NOISES = (b"", b"\x5a", b"\xa5")
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 
@@ -89,7 +90,8 @@ def in_folder(folder: Path) -> tuple[list[Path], list[Path]]:
     except OSError as error:
         raise MediaError(f"{folder} cannot be read: {error.strerror}") from error
     names.sort(key=lambda path: ([_part(part) for part in re.split(r"([0-9]+)", path.name)], path.name))
-    return [[path for path in names if path.suffix.lower() in kind] for kind in (SUFFIXES, OTHERS)]  # type: ignore[return-value]
+    taken, others = ([path for path in names if path.suffix.lower() in kind] for kind in (SUFFIXES, OTHERS))
+    return taken, others
 
 
 def _part(part: str) -> str | int:
@@ -169,8 +171,6 @@ def decoded(image: PILImage) -> Decoded:
     key = image.info.get("transparency")
     if stored in _KEYS and key is not None:
         key = _KEYS[stored](key)
-    if image.mode == "1" and key:
-        key = 255
     known = image.mode == "I" and image.format in ("PNG", "PPM")  # greys of 16 bits
     if stored in _WHITES or negative or known:
         image = _sixteen_bits(image, _WHITES.get(stored, 65535), negative)
@@ -183,10 +183,15 @@ def decoded(image: PILImage) -> Decoded:
 
 def _sixteen_bits(image: PILImage, white: int, negative: bool) -> PILImage:
     """The picture with numbers from 0, black, to 65535."""
-    numbers = np.asarray(image).astype(np.int64) * 65535 // white
+    from PIL import Image
+
+    numbers = np.asarray(image)
     if numbers.min() < 0:
         raise ValueError("there are numbers below 0 in it")
-    return pillow("").fromarray((65535 - numbers if negative else numbers).astype(np.uint16))
+    if white != 65535:
+        numbers = numbers.astype(np.uint32) * 65535 // white
+    numbers = numbers.astype(np.uint16)
+    return Image.fromarray(~numbers if negative else numbers)
 
 
 def _load(file: Path | IO[bytes], path: Path) -> Decoded:
@@ -205,9 +210,11 @@ def _without_what_no_pixel_needs(path: Path) -> Decoded | None:
         if content.startswith(b"\xff\xd8"):
             # Where pixels are missing the decoder takes for them what follows, here nothing or noise of two kinds.
             kept = content.rstrip(b"\xff")
-            found, *others = (_load(io.BytesIO(kept + 64 * noise + b"\xff\xd9"), path) for noise in _NOISES)
-            same = all(found.image.tobytes() == other.image.tobytes() for other in others)
-            return found if same else None
+            tries = (_load(io.BytesIO(kept + 64 * noise + b"\xff\xd9"), path) for noise in _NOISES)
+            found = next(tries)
+            if found.image.width * found.image.height <= _SMALL:
+                pixels = found.image.tobytes()
+                return found if all(other.image.tobytes() == pixels for other in tries) else None
     except Exception:  # as before: the first fault is told
         return None
     return None
