@@ -55,8 +55,8 @@ LONGEST = 65535
 _PIXEL = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I": 6, "F": 6}
 _COPIES = {"WEBP": 5, "AVIF": 4, "JPEG2000": 7}
 
-# Pillow's names of stored numbers whose white it forgets, and of those to which a key has to be fitted. A key of one bit
-# needs nothing: white is shown as white either way.
+# Pillow's names of stored numbers whose white it forgets, and of those to which a key has to be fitted. A key of one
+# bit needs nothing: white is shown as white either way.
 _WHITES = {"I;12": 4095, "I;16S": 32767}
 _KEYS: dict[str, Callable[[Any], Any]] = {
     "L;2": lambda key: 85 * key,
