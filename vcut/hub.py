@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
+import os
+import re
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -18,13 +23,13 @@ REPOSITORIES = {
 
 _VARIANTS = (None, "fp16")
 _GIGABYTES: dict[Part, float] = {"unet": 6.1, "vae": 0.4, "clip": 2.5}  # in float32
-_PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 
 
 def find(
     model: str | Path,
     *,
     variant: str | None = None,
+    revision: str | None = None,
     parts: Sequence[Part] = PARTS,
     token: str | None = None,
     local_only: bool = False,
@@ -38,6 +43,8 @@ def find(
         model: ``'svd'``, ``'svd-xt'`` or ``'svd-xt-1-1'``; or a folder or .safetensors file, returned as it is.
             A name wins over a folder of the same name: write ``./svd`` for the folder.
         variant: which weights of a repository to fetch, None or ``'fp16'``.
+        revision: commit, tag or branch of the repository, by default the newest of ``main``. A commit that was
+            fetched before is found without the network.
         parts: the networks to fetch, by default all three.
         token: access token of the Hub, by default the one that ``hf auth login`` stored.
         local_only: never use the network.
@@ -49,28 +56,56 @@ def find(
     if variant not in _VARIANTS:
         raise ConfigError(f"variant must be None or 'fp16', got {variant!r}")
     if str(model) not in REPOSITORIES or isinstance(model, Path):
+        if revision is not None:
+            raise ConfigError(
+                f"a revision is of the models on the Hub ({', '.join(REPOSITORIES)}), not of {model}"
+            )
         return _local(Path(model))
     repository = REPOSITORIES[str(model)]
     files = _files(variant, parts)
     # imported here, since a local file needs none of it
     import huggingface_hub
 
+    begun = time.time()
     try:
         folder = huggingface_hub.snapshot_download(
             repository,
+            revision=revision,
             allow_patterns=[*files, "LICENSE*"],
             token=token,
             local_files_only=local_only,
         )
     except Exception as error:  # from the network, the Hub, the disk and the transfer library alike
         raise CheckpointError(_advice(error, str(model), _size(variant, parts), local_only)) from error
-    missing = [file for file in files if not (Path(folder) / file).exists()]
+    paths = [Path(folder) / file for file in files]
+    missing = [file for file, path in zip(files, paths, strict=True) if not path.exists()]
     if missing:
         raise CheckpointError(
-            f"{repository} was fetched without {', '.join(missing)}; "
-            f"delete {folder} and run again, or try another variant than {variant}"
+            f"{repository} has no {', '.join(missing)} at this revision: try another variant than {variant}, or "
+            "another revision"
         )
+    for path in paths:
+        _check_arrival(path, begun)
     return Path(folder)
+
+
+def _check_arrival(path: Path, begun: float) -> None:
+    """Remove a file that arrived after ``begun`` if it is not what its name in the cache, a SHA-256, says, and raise.
+
+    The Hub's client compares sizes alone.
+    """
+    blob = path.resolve()
+    if not re.fullmatch("[0-9a-f]{64}", blob.name) or blob.stat().st_mtime < begun - 2:
+        return
+    with blob.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != blob.name:
+        path.unlink()
+        blob.unlink(missing_ok=True)
+        raise CheckpointError(
+            f"{path.name} arrived damaged (its SHA-256 is {found[:12]}..., the Hub says {blob.name[:12]}...) and was "
+            "removed: run again"
+        )
 
 
 def _files(variant: str | None, parts: Sequence[Part]) -> list[str]:
@@ -89,14 +124,8 @@ def _size(variant: str | None, parts: Sequence[Part]) -> str:
 
 def _local(path: Path) -> Path:
     path = path.expanduser()
-    if path.is_dir() or (path.is_file() and path.suffix == ".safetensors"):
+    if os.path.exists(path):  # noqa: PTH110  # unlike Path's, False for a name too long to be one
         return path
-    if path.suffix in _PICKLES:
-        raise CheckpointError(
-            f"{path} is a pickle, which can run code when it is opened: use the .safetensors file"
-        )
-    if path.is_file():
-        raise CheckpointError(f"{path} is not a .safetensors file")
     plain = str(path).lower().replace("_", "-").replace(".", "-").removesuffix("-safetensors")
     by_repository = {repository: name for name, repository in REPOSITORIES.items()}
     name = by_repository.get(str(path), plain)
@@ -122,42 +151,85 @@ def _advice(error: Exception, name: str, size: str, local_only: bool) -> str:
     elsewhere = "or give the path of a .safetensors file or diffusers folder instead of a name"
     chain = list(_causes(error))
     texts = " ".join(str(cause) for cause in chain)
-    status = next((code for cause in chain if (code := _status(cause))), None)
+    status = next((code for cause in chain if (code := _status(cause))), 0)
 
-    # a GatedRepoError is a RepositoryNotFoundError too, so it is asked about first
-    if any(isinstance(cause, errors.GatedRepoError) for cause in chain):
-        return f"{repository} is gated: accept the licence at {page}, then run `hf auth login`"
-    if any(getattr(cause, "errno", None) == errno.ENOSPC for cause in chain) or "No space left" in texts:
-        return (
-            f"the disk is full: {name} needs {size}; make room, or set HF_HOME to a folder on a larger disk"
-        )
-    if status == 401 or any(isinstance(cause, errors.LocalTokenNotFoundError) for cause in chain):
-        return (
-            f"the Hub wants a valid token for {repository} (none was given, or it has expired): "
-            f"accept the licence at {page}, then run `hf auth login`"
-        )
-    if status == 403:
-        return (
-            f"this token may not read {repository}: accept the licence at {page} with the same account, "
-            "and give a fine-grained token the right to read gated repositories"
-        )
-    if status == 404:
-        return f"{repository} was not found on the Hub: see whether {page} opens and HF_ENDPOINT is right"
-    if status == 429:
-        return "the Hub allows no more requests for now: run again in some minutes, `hf auth login` helps"
-    if any(isinstance(cause, errors.OfflineModeIsEnabled) for cause in chain):
-        return f"{name} is not on this machine and HF_HUB_OFFLINE is set: unset it, {elsewhere}"
-    if local_only:
-        return f"{name} is not on this machine and the network was not to be used: allow it, {elsewhere}"
-    if any(isinstance(cause, TimeoutError) or "Timeout" in type(cause).__name__ for cause in chain):
-        return "the Hub did not answer in time: run again, what has arrived is kept"
-    if status is not None and status >= 500:
-        return f"the Hub is in trouble (status {status}): run again later, {elsewhere}"
-    if any(isinstance(cause, PermissionError) for cause in chain):
-        return f"the download folder cannot be written ({_first_line(error)}): set HF_HOME to one that can"
-    if any(_is_network(cause) for cause in chain):
-        return f"the Hub cannot be reached and {name} is not on this machine: check the network, {elsewhere}"
-    return f"{repository} could not be fetched ({_first_line(error)}): run again, {elsewhere}"
+    def caused(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(cause, kinds) for cause in chain)
+
+    def named(*names: str) -> bool:
+        # compared by name: the Hub's client has changed its HTTP library twice
+        return any(part in type(cause).__name__ for cause in chain for part in names)
+
+    # the first that holds; a GatedRepoError is a RepositoryNotFoundError too, so it is asked about first
+    cases = (
+        (
+            caused(errors.GatedRepoError),
+            f"{repository} is gated: accept the licence at {page}, then run `hf auth login`",
+        ),
+        (
+            "No space left" in texts or any(getattr(cause, "errno", None) == errno.ENOSPC for cause in chain),
+            f"the disk is full: {name} needs {size}; make room, or set HF_HOME to a folder on a larger disk",
+        ),
+        (
+            status == 401 or caused(errors.LocalTokenNotFoundError),
+            f"the Hub wants a valid token for {repository} (none was given, or it has expired): accept the licence "
+            f"at {page}, then run `hf auth login`",
+        ),
+        (
+            status == 403,
+            f"this token may not read {repository}: accept the licence at {page} with the same account, and give a "
+            "fine-grained token the right to read gated repositories",
+        ),
+        (
+            caused(errors.RevisionNotFoundError),
+            f"{repository} has no such revision: its commits are listed at {page}/commits/main",
+        ),
+        (
+            status == 404,
+            f"{repository} was not found on the Hub: see whether {page} opens and HF_ENDPOINT is right",
+        ),
+        (
+            status == 429,
+            "the Hub allows no more requests for now: run again in some minutes, `hf auth login` helps",
+        ),
+        (
+            local_only,
+            f"{name} is not whole on this machine and the network was not to be used: allow it, {elsewhere}",
+        ),
+        (
+            caused(errors.OfflineModeIsEnabled),
+            f"{name} is not whole on this machine and HF_HUB_OFFLINE is set: unset it, {elsewhere}",
+        ),
+        (
+            caused(TimeoutError) or named("Timeout"),
+            "the Hub did not answer in time: run again, files that have arrived are kept",
+        ),
+        (status >= 500, f"the Hub is in trouble (status {status}): run again later, {elsewhere}"),
+        (
+            caused(PermissionError),
+            f"the download folder cannot be written ({_first_line(error)}): set HF_HOME to one that can",
+        ),
+        (
+            caused(errors.FileMetadataError, json.JSONDecodeError, AssertionError, KeyError, TypeError)
+            or 300 <= status < 400,
+            f"what answers in the place of the Hub is none ({_first_line(chain[-1])}): look for a login page of the "
+            f"network, and at HF_ENDPOINT, {elsewhere}",
+        ),
+        (
+            "Consistency check failed" in texts or named("ReadError", "RemoteProtocolError"),
+            "the connection was cut in the middle of a file: run again, files that have arrived are kept",
+        ),
+        (
+            caused(errors.LocalEntryNotFoundError, ConnectionError)
+            or named("ConnectError", "ConnectionError", "NetworkError", "ProxyError", "SSLError")
+            # after a failed connection the client closes the session under its other threads
+            or "client has been closed" in texts
+            or "no attribute 'request'" in texts,
+            f"the Hub cannot be reached and {name} is not whole on this machine: check the network, {elsewhere}",
+        ),
+        (True, f"{repository} could not be fetched ({_first_line(error)}): run again, {elsewhere}"),
+    )
+    return next(advice for holds, advice in cases if holds)
 
 
 def _status(error: BaseException) -> int | None:
@@ -166,21 +238,6 @@ def _status(error: BaseException) -> int | None:
     return status if isinstance(status, int) else None
 
 
-def _is_network(error: BaseException) -> bool:
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    # compared by name: the Hub's client has changed its HTTP library twice
-    return isinstance(error, LocalEntryNotFoundError | ConnectionError) or type(error).__name__ in (
-        "ConnectError",
-        "ConnectionError",
-        "NetworkError",
-        "ProxyError",
-        "ReadError",
-        "RemoteProtocolError",
-        "SSLError",
-    )
-
-
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__

@@ -56,8 +56,10 @@ def find(
     *,
     config: SVDConfig | None = None,
     variant: str | None = None,
+    revision: str | None = None,
     token: str | None = None,
     local_only: bool = False,
+    ignore_unknown: bool = False,
 ) -> Found:
     """Find a model, download it if it has to be, and read its headers and its configuration.
 
@@ -67,14 +69,16 @@ def find(
         model: as :func:`load` takes it.
         config: as :func:`load` takes it.
         variant: as :func:`load` takes it.
+        revision: as :func:`load` takes it.
         token: as :func:`load` takes it.
         local_only: as :func:`load` takes it.
+        ignore_unknown: as :func:`load` takes it.
 
     Raises:
         ConfigError: the checkpoint does not say what shapes cannot tell.
         CheckpointError: it is not found, cannot be read, or is not a whole model.
     """
-    checkpoint = _open(model, PARTS, variant, token, local_only)
+    checkpoint = _open(model, PARTS, variant, revision, token, local_only, ignore_unknown)
     if config is None:
         hints = Hints(name=str(model) if str(model) in CONFIGS else None)
         config = SVDConfig.from_dict(configuration(checkpoint, hints))
@@ -95,8 +99,10 @@ def load(
     pack: bool = False,
     config: SVDConfig | None = None,
     variant: str | None = None,
+    revision: str | None = None,
     token: str | None = None,
     local_only: bool = False,
+    ignore_unknown: bool = False,
 ) -> Pipeline:
     """Load a model in the form of a preset, by default the lossy ``vcut``.
 
@@ -120,8 +126,10 @@ def load(
             but they are then for computing alone. Without effect elsewhere and with ``offload``.
         config: the architecture of a file that does not say it and is not the published one.
         variant: ``'fp16'`` for the half-precision files of a folder or of the Hub.
+        revision: commit, tag or branch of a model on the Hub.
         token: access token of the Hub, by default the one that ``hf auth login`` stored.
         local_only: never use the network.
+        ignore_unknown: pass over tensors whose names belong to nothing, instead of refusing the file.
 
     Raises:
         ConfigError: a name that does not exist, or a form that cannot be made from the stored weights.
@@ -131,11 +139,21 @@ def load(
     place = _device(device)
     dtype = default_dtype(place) if dtype is None else dtype
     if not isinstance(model, Found):
-        found = find(model, config=config, variant=variant, token=token, local_only=local_only)
-    elif (config, variant, token, local_only) == (None, None, None, False):
+        found = find(
+            model,
+            config=config,
+            variant=variant,
+            revision=revision,
+            token=token,
+            local_only=local_only,
+            ignore_unknown=ignore_unknown,
+        )
+    elif (config, variant, revision, token) == (None,) * 4 and not (local_only or ignore_unknown):
         found = model
     else:
-        raise ConfigError("config, variant, token and local_only were settled by find: give them there")
+        raise ConfigError(
+            "config, variant, revision, token, local_only and ignore_unknown were settled by find: give them there"
+        )
     whole = dataclasses.replace(
         found.config, unet=dataclasses.replace(found.config.unet, tca=chosen.tca, sca=chosen.sca)
     )
@@ -171,8 +189,10 @@ def load_unet(
     device: str | torch.device | None = None,
     config: UNetConfig | None = None,
     variant: str | None = None,
+    revision: str | None = None,
     token: str | None = None,
     local_only: bool = False,
+    ignore_unknown: bool = False,
 ) -> UNet:
     """Load the UNet alone, its cross-attentions as stored: of a published checkpoint, as trained.
 
@@ -190,8 +210,10 @@ def load_unet(
         config: the architecture of a file that does not say it. What shapes do not tell is the number of attention
             heads: it comes from a diffusers folder's config.json, else each head has 64 channels.
         variant: ``'fp16'`` for the half-precision files of a folder or of the Hub.
+        revision: commit, tag or branch of a model on the Hub.
         token: access token of the Hub, by default the one that ``hf auth login`` stored.
         local_only: never use the network.
+        ignore_unknown: pass over tensors whose names belong to nothing, instead of refusing the file.
 
     Raises:
         ConfigError: a name that does not exist, a form that cannot be made from the stored weights, or channels that
@@ -203,7 +225,7 @@ def load_unet(
         tca, sca = chosen.tca, chosen.sca
     place = _device(device)
     dtype = default_dtype(place) if dtype is None else dtype
-    checkpoint = _open(model, ("unet",), variant, token, local_only)
+    checkpoint = _open(model, ("unet",), variant, revision, token, local_only, ignore_unknown)
     found = config or UNetConfig.from_dict(unet_configuration(checkpoint))
     tensors = checkpoint.tensors("unet", tca=tca, sca=sca, dtype=dtype)
     stored = modes(tensors)
@@ -217,8 +239,10 @@ def load_clip(
     dtype: torch.dtype | None = None,
     device: str | torch.device | None = None,
     variant: str | None = None,
+    revision: str | None = None,
     token: str | None = None,
     local_only: bool = False,
+    ignore_unknown: bool = False,
 ) -> CLIPVisionEncoder:
     """Load CLIP alone: no tensor of the UNet and of the VAE is read, nor fetched from the Hub.
 
@@ -227,15 +251,17 @@ def load_clip(
         dtype: of the weights, by default float16 on CUDA and float32 elsewhere.
         device: where it runs, by default CUDA if there is one, else the CPU.
         variant: ``'fp16'`` for the half-precision files of a folder or of the Hub.
+        revision: commit, tag or branch of a model on the Hub.
         token: access token of the Hub, by default the one that ``hf auth login`` stored.
         local_only: never use the network.
+        ignore_unknown: pass over tensors whose names belong to nothing, instead of refusing the file.
 
     Raises:
         ConfigError: a name that does not exist, or heads that do not divide the width.
         CheckpointError: weights that are not found, damaged or not CLIP's; every fault is listed.
     """
     place = _device(device)
-    checkpoint = _open(model, ("clip",), variant, token, local_only)
+    checkpoint = _open(model, ("clip",), variant, revision, token, local_only, ignore_unknown)
     config = CLIPConfig(**clip_configuration(checkpoint))
     state = checkpoint.read("clip", dtype=default_dtype(place) if dtype is None else dtype)
     return for_inference(_built(CLIPVisionEncoder, config, state, checkpoint, str(model)), place)
@@ -273,14 +299,16 @@ def _open(
     model: str | PathLike[str],
     parts: Sequence[Part],
     variant: str | None,
+    revision: str | None,
     token: str | None,
     local_only: bool,
+    ignore_unknown: bool,
 ) -> Checkpoint:
-    if str(model) == "tiny":
-        return open_checkpoint(BOXED)
     name = model if isinstance(model, str) else Path(model)
-    path = hub.find(name, variant=variant, parts=parts, token=token, local_only=local_only)
-    return open_checkpoint(path, variant, parts)
+    if name == "tiny" and revision is None:
+        return open_checkpoint(BOXED, variant)
+    path = hub.find(name, variant=variant, revision=revision, parts=parts, token=token, local_only=local_only)
+    return open_checkpoint(path, variant, parts, ignore_unknown=ignore_unknown)
 
 
 def _device(device: str | torch.device | None) -> torch.device:

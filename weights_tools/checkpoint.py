@@ -7,6 +7,7 @@ no tensor is read until it is asked for.
 
 from __future__ import annotations
 
+import heapq
 import json
 import math
 import os
@@ -20,9 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from weights_tools.errors import CheckpointError
-from weights_tools.fold import Mode, made, recipe
+from weights_tools.errors import CheckpointError, shown
+from weights_tools.families import family
+from weights_tools.fold import made, recipe
 from weights_tools.layouts import Form, Shape, entries
+from weights_tools.model import Mode
 from weights_tools.remap import Comparison, Fault, compare, refuse, unpack
 from weights_tools.structure import (
     LAYOUTS,
@@ -35,7 +38,7 @@ from weights_tools.structure import (
     UNetStructure,
     reformed,
 )
-from weights_tools.tensor_file import PICKLES, Header, Reader, read_header
+from weights_tools.tensor_file import LARGEST_HEADER, PICKLES, Reader, read_header
 
 Routes = tuple[tuple[str, Part, str], ...]
 """Triples: prefix in a whole checkpoint, the network it belongs to, prefix within the network."""
@@ -52,19 +55,30 @@ ROUTES: dict[Layout, Routes] = {
     "vcut": (("unet.", "unet", ""), ("vae.", "vae", ""), ("clip.", "clip", "")),
 }
 
-# The rest of an sgm file: a second encoder, the conditioning VAE's other half, remains of CLIP's text tower.
+# The rest of an sgm file: a second encoder, the conditioning VAE's other half, CLIP's text tower or its remains;
+# and what training leaves: averaged weights, losses, the tables of noise levels.
 _TEXT = "conditioner.embedders.0.open_clip.model."
 SGM_UNUSED = (
     "first_stage_model.encoder.",
     "first_stage_model.quant_conv.",
+    "first_stage_model.loss.",
     "conditioner.embedders.3.encoder.decoder.",
     "conditioner.embedders.3.encoder.post_quant_conv.",
+    "conditioner.embedders.3.encoder.loss.",
+    f"{_TEXT}transformer.",
     f"{_TEXT}token_embedding.weight",
     f"{_TEXT}positional_embedding",
+    f"{_TEXT}attn_mask",
     f"{_TEXT}ln_final.weight",
     f"{_TEXT}ln_final.bias",
     f"{_TEXT}text_projection",
     f"{_TEXT}logit_scale",
+    "model_ema.",
+    "denoiser.",
+    "loss_fn.",
+)
+_TABLES = re.compile(
+    r"betas|(sqrt_|log_)?(one_minus_)?(recipm?1?_)?alphas_cumprod(_prev)?|posterior_\w+|logvar|scale_factor|lvlb_weights"
 )
 
 FOLDERS: dict[Part, tuple[str, str]] = {
@@ -73,6 +87,11 @@ FOLDERS: dict[Part, tuple[str, str]] = {
     "clip": ("image_encoder", "model"),
 }
 """The folder of each network in a diffusers checkpoint, and its file without ``.safetensors``."""
+
+# Names of the modules that DDP, torch.compile, FSDP and checkpointing put around a network.
+_WRAPPERS = re.compile(
+    r"(?:^|(?<=\.))(?:(?:_orig_mod|module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.)+"
+)
 
 _UPSAMPLE = re.compile(r"^up\.(\d+)\.upsample")
 
@@ -171,7 +190,8 @@ class Checkpoint:
     """A checkpoint whose headers have been read, as :func:`open_checkpoint` makes it.
 
     ``unused`` are tensors that are known and not needed, ``unknown`` those that belong to nothing, both under their
-    names in the file. ``configs`` are the config.json files of a diffusers checkpoint, ``settings`` its
+    names without what wraps networks in training. With ``ignore_unknown`` tensors of unknown names are no faults,
+    wherever they are. ``configs`` are the config.json files of a diffusers checkpoint, ``settings`` its
     :data:`SETTINGS` file.
     """
 
@@ -183,6 +203,7 @@ class Checkpoint:
     metadata: dict[str, str] = field(default_factory=dict)
     configs: dict[Part, dict[str, Any]] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+    ignore_unknown: bool = False
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -197,18 +218,23 @@ class Checkpoint:
 
     @property
     def config(self) -> dict[str, Any] | None:
-        """The configuration that a file written by vcut carries."""
+        """The configuration that a file written by vcut carries; :class:`CheckpointError` if it cannot be read."""
         try:
             data = json.loads(self.metadata.get("config", "null"))
-        except ValueError:
-            return None
-        return data if isinstance(data, dict) and "unet" in data else None
+        except (ValueError, RecursionError):
+            data = None
+        if isinstance(data, dict) and "unet" in data:
+            return data
+        if self.metadata.get("format") == "vcut" and "config" in self.metadata:
+            raise CheckpointError(
+                f"{self.path}: the configuration in its header cannot be read: take a whole copy"
+            )
+        return None
 
     @property
     def faults(self) -> tuple[str, ...]:
         """Sentences: one for each tensor that is wrong or belongs to nothing, or one for networks that do not fit."""
-        found = [str(fault) for network in self.parts.values() for fault in network.faults]
-        found += map(str, self._unknown_faults())
+        found = list(map(str, self._faults(*self.parts.values())))
         unet, clip = (self.parts[part].structure if part in self.parts else None for part in ("unet", "clip"))
         if not found and isinstance(unet, UNetStructure) and isinstance(clip, CLIPStructure):
             c, e = unet.context_dim, clip.embed_dim
@@ -229,8 +255,7 @@ class Checkpoint:
             CheckpointError: it is not there, or some of its tensors are wrong or belong to nothing; all are listed.
         """
         network = self.require(part)
-        faults = (*network.faults, *self._unknown_faults())
-        refuse(faults, f"a complete {part} in the {self.layout} layout", self.path)
+        refuse(self._faults(network), f"a complete {part} in the {self.layout} layout", self.path)
         return network
 
     def tensors(
@@ -282,8 +307,28 @@ class Checkpoint:
         """
         return dict(self.tensors(part, tca=tca, sca=sca, dtype=dtype))
 
-    def _unknown_faults(self) -> tuple[Fault, ...]:
-        return tuple(Fault(key, None, stored.shape) for key, stored in sorted(self.unknown.items()))
+    def _faults(self, *networks: Network) -> list[Fault]:
+        """Faults of these networks, and the tensors that belong to none, so far as they count."""
+        found = [fault for network in networks for fault in network.faults]
+        found += [Fault(key, None, stored.shape) for key, stored in sorted(self.unknown.items())]
+        return [fault for fault in found if not (self.ignore_unknown and fault.expected is None)]
+
+
+def not_finite(checkpoint: Checkpoint) -> list[str]:
+    """Names, in the files, of the networks' tensors that hold NaN or infinity. Every number is read."""
+    stored = [each for network in checkpoint.parts.values() for each in network.tensors.values()]
+    stored.sort(key=lambda each: (each.file, each.key))
+    tensors = Tensors({str(i): [(each, Form.SAME)] for i, each in enumerate(stored)})
+    return [each.key for i, each in enumerate(stored) if not is_finite(tensors[str(i)])]
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether no number of ``tensor`` is NaN or infinite, in any dtype."""
+    if not tensor.is_floating_point():
+        return True
+    # a part at a time, since isfinite makes masks; it has no kernel for the types of 8 bits
+    parts = torch.split(tensor.reshape(-1), 1 << 24)
+    return all(bool((part.half() if part.itemsize == 1 else part).isfinite().all()) for part in parts)
 
 
 def whole_name(routes: Routes, part: Part, name: str) -> str:
@@ -295,7 +340,11 @@ def whole_name(routes: Routes, part: Part, name: str) -> str:
 
 
 def open_checkpoint(
-    path: str | os.PathLike[str], variant: str | None = None, parts: Sequence[Part] = PARTS
+    path: str | os.PathLike[str],
+    variant: str | None = None,
+    parts: Sequence[Part] = PARTS,
+    *,
+    ignore_unknown: bool = False,
 ) -> Checkpoint:
     """Find the files of a checkpoint, read their headers and sort their tensors by network.
 
@@ -303,63 +352,104 @@ def open_checkpoint(
 
     Args:
         path: a .safetensors file; or a folder that has ``unet/``, ``vae/`` or ``image_encoder/``; or one of those.
-        variant: ``'fp16'`` prefers ``*.fp16.safetensors`` in folders; otherwise the plain files come first. Whichever
-            exists is taken.
+        variant: ``'fp16'`` takes the ``*.fp16.safetensors`` of a folder. By default the plain files come first, and
+            the others are taken where there are no plain ones.
         parts: of a folder, the networks whose files are opened.
+        ignore_unknown: tensors of unknown names are no faults.
 
     Raises:
-        CheckpointError: there are no weights, or a file is damaged, or nothing of Stable Video Diffusion is in it.
+        CheckpointError: there are no weights, or not in this variant; a file is damaged; nothing of Stable Video
+            Diffusion is in it.
     """
     path = Path(path)
     if not path.is_dir():
-        return _open_file(path)
+        if variant is not None:
+            raise CheckpointError(f"{path} is one file, of one precision: leave out the variant {variant}")
+        return _from_files(path, _read((path,)), ignore_unknown)
     places = {part: FOLDERS[part] for part in PARTS if part in parts}
     files = {part: _find(path / folder, stem, variant) for part, (folder, stem) in places.items()}
-    present = {part: file for part, file in files.items() if file is not None}
+    present = {part: found for part, found in files.items() if found}
     if not present:
-        stems = dict.fromkeys(stem for _, stem in FOLDERS.values())
-        if file := next(filter(None, (_find(path, stem, variant) for stem in stems)), None):
-            return _open_file(file)
+        for stem in dict.fromkeys(stem for _, stem in FOLDERS.values()):
+            if found := _find(path, stem, variant):
+                return _from_files(found[0], _read(found), ignore_unknown)
         raise CheckpointError(_nothing_in(path, places.values()))
-    networks = {
-        part: Network(part, "diffusers", dict(_stored(file, read_header(file))), ())
-        for part, file in present.items()
-    }
-    configs = {part: _json(file.parent / "config.json") for part, file in present.items()}
-    return Checkpoint(path, "diffusers", networks, configs=configs, settings=_json(path / SETTINGS))
+    networks = {part: Network(part, "diffusers", _read(found)[0], ()) for part, found in present.items()}
+    configs = {part: _json(path / FOLDERS[part][0] / "config.json") for part in present}
+    return Checkpoint(
+        path,
+        "diffusers",
+        networks,
+        configs=configs,
+        settings=_json(path / SETTINGS),
+        ignore_unknown=ignore_unknown,
+    )
 
 
-def _open_file(path: Path) -> Checkpoint:
-    header = read_header(path)
+Opened = tuple[dict[str, Stored], dict[str, str]]
+"""Tensors by name, of one file or of several shards, and the free text of the first."""
+
+
+def _read(files: Sequence[Path]) -> Opened:
+    """Read the headers of the files that together hold one set of tensors.
+
+    The names are those of the networks' own modules: what wraps them in training is taken off.
+
+    Raises:
+        CheckpointError: a file is damaged, two tensors have one name, or they are of another model.
+    """
+    tensors: dict[str, Stored] = {}
+    metadata: dict[str, str] = {}
+    for file in files:
+        header = read_header(file)
+        metadata = metadata or header.metadata
+        for key, shape in header.shapes.items():
+            name = _WRAPPERS.sub("", key)
+            if name in tensors:
+                raise CheckpointError(
+                    f"{file}: {shown(key)} is there twice, the other as {shown(tensors[name].key)} in "
+                    f"{tensors[name].file.name}: remove one"
+                )
+            tensors[name] = Stored(file, key, shape, header.dtypes[key])
+    if other := family({name: stored.shape for name, stored in tensors.items()}):
+        raise CheckpointError(
+            f"{files[0]} is {other}, not Stable Video Diffusion: take a checkpoint of svd, svd-xt or svd-xt-1-1"
+        )
+    return tensors, metadata
+
+
+def _from_files(path: Path, opened: Opened, ignore_unknown: bool) -> Checkpoint:
+    stored_tensors, metadata = opened
     configs: dict[Part, dict[str, Any]] = {}
-    layout = _whole_layout(header)
+    layout = _whole_layout(stored_tensors)
     if layout is not None:
         routes = ROUTES[layout]
     else:
-        layout, part = _recognise(path, header)
+        layout, part = _recognise(path, stored_tensors)
         routes = (("", part, ""),)
-        if layout == "diffusers" and path.name in _file_names(FOLDERS[part][1]):
+        if layout == "diffusers" and path.name.startswith(FOLDERS[part][1]):
             configs[part] = _json(path.parent / "config.json")
 
     tensors: dict[Part, dict[str, Stored]] = {}
     unused: dict[str, Stored] = {}
     unknown: dict[str, Stored] = {}
-    for key, stored in _stored(path, header):
+    for key, stored in stored_tensors.items():
         if (place := _place(routes, key)) is not None:
             part, name = place
             tensors.setdefault(part, {})[name] = stored
         else:
-            (unused if layout == "sgm" and key.startswith(SGM_UNUSED) else unknown)[key] = stored
+            known = layout == "sgm" and (key.startswith(SGM_UNUSED) or _TABLES.fullmatch(key))
+            (unused if known else unknown)[key] = stored
     if layout == "vcut" and "unet" in tensors:
         tensors["unet"] = _with_todays_names(tensors["unet"])
     parts = {part: Network(part, layout, tensors[part], routes) for part in PARTS if part in tensors}
-    return Checkpoint(path, layout, parts, unused, unknown, header.metadata, configs)
+    return Checkpoint(path, layout, parts, unused, unknown, metadata, configs, ignore_unknown=ignore_unknown)
 
 
-def _whole_layout(header: Header) -> Layout | None:
+def _whole_layout(names: Collection[str]) -> Layout | None:
     """The layout of a file that names its networks; None if no name tells."""
     counts = {
-        layout: sum(key.startswith(tuple(route[0] for route in routes)) for key in header.shapes)
+        layout: sum(key.startswith(tuple(route[0] for route in routes)) for key in names)
         for layout, routes in ROUTES.items()
     }
     layout = max(counts, key=lambda layout: counts[layout])
@@ -384,34 +474,55 @@ def _with_todays_names(unet: dict[str, Stored]) -> dict[str, Stored]:
     return {_UPSAMPLE.sub(lambda up: f"up.{int(up[1]) + 1}.upsample", name): unet[name] for name in unet}
 
 
-def _recognise(path: Path, header: Header) -> tuple[Layout, Part]:
+def _recognise(path: Path, names: Collection[str]) -> tuple[Layout, Part]:
     """Layout and network of a file that holds one network by itself."""
     scores = {
-        (layout, part): sum(entry.stored(layout)[0] in header.shapes for entry in entries(PUBLISHED[part]))
+        (layout, part): sum(entry.stored(layout)[0] in names for entry in entries(PUBLISHED[part]))
         for layout in LAYOUTS
         for part in PARTS
     }
     best = max(scores, key=lambda pair: scores[pair])
     if not scores[best]:
-        some = ", ".join(sorted(header.shapes)[:3])
+        some = ", ".join(map(shown, heapq.nsmallest(3, names)))
         raise CheckpointError(f"{path} is no Stable Video Diffusion checkpoint: its tensors are {some}, ...")
     return best
 
 
-def _stored(path: Path, header: Header) -> Iterator[tuple[str, Stored]]:
-    for key, shape in header.shapes.items():
-        yield key, Stored(path, key, shape, header.dtypes[key])
+def _find(folder: Path, stem: str, variant: str | None) -> tuple[Path, ...]:
+    """The files of one network, whole or in shards; none if the folder has nothing of it.
+
+    Raises:
+        CheckpointError: the folder has the network, but not in this variant.
+    """
+    found = {of: _whole_or_shards(folder, stem, of) for of in (None, "fp16")}
+    if variant is None:
+        return found[None] or found["fp16"]
+    if found[None] and not found[variant]:
+        raise CheckpointError(
+            f"{folder} has no {stem}.{variant}.safetensors: leave out the variant {variant} to take what it has, "
+            f"{found[None][0].name}"
+        )
+    return found[variant]
 
 
-def _find(folder: Path, stem: str, variant: str | None) -> Path | None:
-    names = _file_names(stem)
-    files = [folder / name for name in (reversed(names) if variant == "fp16" else names)]
-    return next((file for file in files if file.is_file()), None)
-
-
-def _file_names(stem: str) -> tuple[str, str]:
-    """Names of a network's file in full and in half precision."""
-    return f"{stem}.safetensors", f"{stem}.fp16.safetensors"
+def _whole_or_shards(folder: Path, stem: str, variant: str | None) -> tuple[Path, ...]:
+    dot = f".{variant}" if variant else ""
+    whole = folder / f"{stem}{dot}.safetensors"
+    if whole.is_file():
+        return (whole,)
+    index = folder / f"{stem}.safetensors.index{dot}.json"
+    if not index.is_file():
+        return ()
+    places = _json(index).get("weight_map")
+    names: list[Any] = list(places.values()) if isinstance(places, dict) and places else [places]
+    # a plain name only: an index must not lead out of its folder
+    for name in names:
+        if not (isinstance(name, str) and re.fullmatch(r"[\w.-]+\.safetensors", name)):
+            raise CheckpointError(
+                f"{index}: weight_map must give the name of a .safetensors file beside it for each tensor, got "
+                f"{name!r:.200}"
+            )
+    return tuple(folder / name for name in sorted(set(names)))
 
 
 def _nothing_in(folder: Path, places: Collection[tuple[str, str]]) -> str:
@@ -425,6 +536,8 @@ def _json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
+        if path.stat().st_size > LARGEST_HEADER:
+            raise ValueError("too large")
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not readable JSON: {error}") from error

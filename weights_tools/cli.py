@@ -15,11 +15,12 @@ from typing import Any, NoReturn
 import torch
 
 from weights_tools import command
-from weights_tools.checkpoint import Checkpoint, open_checkpoint
-from weights_tools.configs import Hints
+from weights_tools.checkpoint import Checkpoint, not_finite, open_checkpoint
+from weights_tools.configs import Hints, judge
 from weights_tools.convert import convert
-from weights_tools.errors import ConfigError
-from weights_tools.fold import Mode
+from weights_tools.errors import ConfigError, printable, shown
+from weights_tools.model import Mode
+from weights_tools.remap import LISTED
 from weights_tools.structure import LAYOUTS, UNetStructure
 from weights_tools.tensor_file import Progress
 
@@ -67,7 +68,11 @@ def _parser() -> argparse.ArgumentParser:
 
     inspect = commands.add_parser("inspect", help="say what is in a checkpoint, reading its headers alone")
     inspect.add_argument("file", help=".safetensors file or diffusers folder")
-    inspect.add_argument("--variant", choices=["fp16"], help="prefer the folder's half-precision files")
+    inspect.add_argument("--variant", choices=["fp16"], help="take the folder's half-precision files")
+    inspect.add_argument(
+        "--deep", action="store_true", help="read every number, and name the tensors with NaN or infinity"
+    )
+    _add_ignore_unknown(inspect)
     inspect.add_argument("--json", action="store_true", help="print one JSON object")
     inspect.set_defaults(run=_inspect)
 
@@ -82,7 +87,8 @@ def _parser() -> argparse.ArgumentParser:
         "false); only with --to vcut",
     )
     conv.add_argument("--dtype", choices=DTYPES, help="precision of the output; by default the input's")
-    conv.add_argument("--variant", choices=["fp16"], help="prefer the folder's half-precision files")
+    conv.add_argument("--variant", choices=["fp16"], help="take the folder's half-precision files")
+    _add_ignore_unknown(conv)
     conv.add_argument("--name", help="name of the model; by default guessed from the file's")
     conv.add_argument(
         "--head-dim",
@@ -105,13 +111,31 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_ignore_unknown(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--ignore-unknown",
+        action="store_true",
+        help="pass over tensors of unknown names instead of refusing them",
+    )
+
+
 def _inspect(args: argparse.Namespace) -> int:
-    found = open_checkpoint(args.file, args.variant)
+    found = open_checkpoint(args.file, args.variant, ignore_unknown=args.ignore_unknown)
+    faults, notes = judge(found)
+    if args.deep:
+        faults += tuple(f"{shown(key)} holds NaN or infinity" for key in not_finite(found))
+    if len(faults) > LISTED:
+        faults = (*faults[:LISTED], f"and {len(faults) - LISTED} more")
     if args.json:
-        print(json.dumps(as_json(found), indent=2))
+        print(json.dumps({**as_json(found), "faults": faults, "notes": notes}, indent=2))
     else:
-        print("\n".join(map(command.printable, as_text(found))))
-    return command.FOUND_A_FAULT if found.faults else 0
+        lines = [
+            *as_text(found),
+            *(f"fault: {fault}" for fault in faults),
+            *(f"note: {note}" for note in notes),
+        ]
+        print("\n".join(map(printable, lines)))
+    return command.FOUND_A_FAULT if faults else 0
 
 
 def _convert(args: argparse.Namespace) -> int:
@@ -128,6 +152,7 @@ def _convert(args: argparse.Namespace) -> int:
         variant=args.variant,
         hints=Hints(args.head_dim, args.clip_head_dim, args.name),
         overwrite=args.overwrite,
+        ignore_unknown=args.ignore_unknown,
         progress=_progress() if sys.stderr.isatty() else None,
     )
     print(f"wrote {args.out}")
@@ -137,7 +162,7 @@ def _convert(args: argparse.Namespace) -> int:
 
 
 def as_json(found: Checkpoint) -> dict[str, Any]:
-    """A checkpoint's description as plain values."""
+    """A checkpoint's description as plain values, without what :func:`weights_tools.configs.judge` says of it."""
     return {
         "path": str(found.path),
         "layout": found.layout,
@@ -147,13 +172,12 @@ def as_json(found: Checkpoint) -> dict[str, Any]:
                 "keys": len(network.tensors),
                 "parameters": network.parameters,
                 "dtypes": list(network.dtypes),
-                "faults": list(map(str, network.faults)),
+                "faults": list(map(str, network.faults[:LISTED])),
             }
             for part, network in found.parts.items()
         },
         "missing_parts": list(found.missing_parts),
         "unused_keys": len(found.unused),
-        "faults": list(found.faults),
         "metadata": found.metadata,
     }
 
@@ -175,7 +199,8 @@ def as_text(found: Checkpoint) -> list[str]:
         lines.append(f"not in it: {', '.join(found.missing_parts)}")
     if found.unused:
         lines.append(f"{len(found.unused)} tensors known and not needed")
-    lines += [f"fault: {fault}" for fault in found.faults]
+    if found.unknown and found.ignore_unknown:
+        lines.append(f"{len(found.unknown)} tensors of unknown names, passed over")
     return lines
 
 

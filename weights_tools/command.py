@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import difflib
 import os
-import re
 import signal
 import sys
 import threading
@@ -18,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any, NoReturn, TextIO, cast
 
-from weights_tools.errors import ConfigError, VcutError
+from weights_tools.errors import ConfigError, VcutError, printable
 
 FOUND_A_FAULT = 1
 """Exit code of a command that checks something and finds a fault in it."""
@@ -27,8 +26,6 @@ FAILED = 2
 """Exit code of a command that could not do what it was asked for."""
 
 _STOPS = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
-
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class Parser(argparse.ArgumentParser):
@@ -96,11 +93,6 @@ def run(
         if out.fault:
             return failed(f"error: not all of the output could be written: {out.fault.strerror}")
         return code or 0
-
-
-def printable(text: str) -> str:
-    """One line: what would end it, steer a terminal, turn its letters round or fit no encoding becomes an escape."""
-    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class _Lasting:

@@ -7,14 +7,18 @@ from the configuration that the source carries, or from what all published model
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from weights_tools.checkpoint import SETTINGS, Checkpoint
+from weights_tools.checkpoint import FOLDERS, SETTINGS, Checkpoint
 from weights_tools.errors import CheckpointError, ConfigError
+from weights_tools.model import CLIPConfig, SVDConfig, UNetConfig
+from weights_tools.remap import refuse
 from weights_tools.structure import PARTS, CLIPStructure, Part, Structure, UNetStructure, VAEStructure
+
+C = TypeVar("C", SVDConfig, UNetConfig, CLIPConfig)
 
 SCALE = 0.18215  # latents are multiplied by it before diffusion
 _NAME = re.compile(r"(?:svd|img2vid)(?P<xt>[-_]xt)?(?P<version>[-_]1[-_.]1)?")
@@ -43,82 +47,121 @@ class Hints:
 
 
 def configuration(checkpoint: Checkpoint, hints: Hints | None = None) -> dict[str, Any]:
-    """The configuration of a whole checkpoint, as ``vcut.config.SVDConfig.from_dict`` reads it.
+    """The configuration of a whole checkpoint, as :meth:`weights_tools.model.SVDConfig.to_dict` writes it.
 
-    The configuration of a file that vcut wrote is returned as it is (under ``hints.name`` if given), once it is found
-    to agree with the tensors.
+    That of a file that vcut wrote is taken as it is (under ``hints.name`` if given), once it is found to agree with
+    the tensors.
 
     Raises:
-        CheckpointError: a network is missing, or what the checkpoint says of itself is ill-formed or disagrees with
-            its tensors.
-        ConfigError: the heads do not divide the channels, or the norms have not 32 groups.
+        CheckpointError: a network is missing or has faults, or what the checkpoint says of itself is ill-formed,
+            disagrees with its tensors, or is of a network that vcut has not.
+        ConfigError: the heads do not divide the channels: a hint is needed.
     """
     hints = hints or Hints()
     if checkpoint.missing_parts:
+        found = ", ".join(checkpoint.parts)
         raise CheckpointError(
-            f"{checkpoint.path} is not a whole model: no {', '.join(checkpoint.missing_parts)}"
+            f"{checkpoint.path} is not a whole model: no {', '.join(checkpoint.missing_parts)}, only {found}"
         )
-    if checkpoint.config is not None:
-        config = {**checkpoint.config, **({"name": hints.name} if hints.name else {})}
+    refuse(checkpoint.faults, f"a complete model in the {checkpoint.layout} layout", checkpoint.path)
+    config = checkpoint.config
+    if config is not None:
         _check_agreement(checkpoint, config, PARTS)
-        return config
-    unet, vae, clip = (checkpoint.parts[part].structure for part in ("unet", "vae", "clip"))
+        config = {"name": guess_name(checkpoint), **config, **({"name": hints.name} if hints.name else {})}
+        return _sound(checkpoint, SVDConfig.from_dict, config).to_dict()
+    unet, vae, clip = (checkpoint.parts[part].structure for part in PARTS)
     assert isinstance(unet, UNetStructure)
     assert isinstance(vae, VAEStructure)
     assert isinstance(clip, CLIPStructure)
-    _check_groups(checkpoint, PARTS)
     settings = _settings(checkpoint)
     name = hints.name or settings.pop("name", None) or guess_name(checkpoint)
-    return {
+    said = {
         "name": name,
         "unet": _unet(unet, checkpoint, hints),
         "vae": {
-            "channels": list(vae.channels),
+            "channels": vae.channels,
             "layers": vae.layers,
             "latent_channels": vae.latent_channels,
-            "norm_groups": 32,
             "temporal": vae.temporal,
             "scale": _scale(checkpoint),
         },
         "clip": _clip(clip, checkpoint, hints),
         "frames": _count(checkpoint, "unet", "num_frames", 14 if name == "svd" else 25),
-        "height": 576,
-        "width": 1024,
-        "fps": 7,
-        "motion_bucket": 127,
         **settings,
     }
+    made = _sound(checkpoint, SVDConfig.from_dict, said).to_dict()
+    for part in PARTS:
+        _check_file(checkpoint, part, made[part])
+    return made
 
 
 def unet_configuration(checkpoint: Checkpoint, hints: Hints | None = None) -> dict[str, Any]:
     """The configuration of the UNet alone, from a whole checkpoint or from one that has no other network.
 
     Raises:
-        CheckpointError: there is no UNet, or what is said of it is ill-formed or disagrees with its tensors.
-        ConfigError: the heads do not divide the channels, or the norms have not 32 groups.
+        CheckpointError: as :func:`configuration`, of the UNet.
+        ConfigError: as :func:`configuration`.
     """
     structure = checkpoint.complete("unet").structure
     assert isinstance(structure, UNetStructure)
     if checkpoint.config is not None:
         _check_agreement(checkpoint, checkpoint.config, ["unet"])
-        return dict(checkpoint.config["unet"])
-    _check_groups(checkpoint, ["unet"])
-    return _unet(structure, checkpoint, hints or Hints())
+        said = checkpoint.config["unet"]
+    else:
+        said = _unet(structure, checkpoint, hints or Hints())
+    made = asdict(_sound(checkpoint, UNetConfig.from_dict, said))
+    _check_file(checkpoint, "unet", made)
+    return made
 
 
 def clip_configuration(checkpoint: Checkpoint, hints: Hints | None = None) -> dict[str, Any]:
     """The configuration of CLIP alone, from a whole checkpoint or from one that has no other network.
 
     Raises:
-        CheckpointError: there is no CLIP, or what is said of it is ill-formed or disagrees with its tensors.
-        ConfigError: the heads do not divide the width.
+        CheckpointError: as :func:`configuration`, of CLIP.
+        ConfigError: as :func:`configuration`.
     """
     structure = checkpoint.complete("clip").structure
     assert isinstance(structure, CLIPStructure)
     if checkpoint.config is not None:
         _check_agreement(checkpoint, checkpoint.config, ["clip"])
-        return dict(checkpoint.config["clip"])
-    return _clip(structure, checkpoint, hints or Hints())
+        said = checkpoint.config["clip"]
+    else:
+        said = _clip(structure, checkpoint, hints or Hints())
+    made = asdict(_sound(checkpoint, lambda data: CLIPConfig(**data), said))
+    _check_file(checkpoint, "clip", made)
+    return made
+
+
+def judge(checkpoint: Checkpoint) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Sentences on a checkpoint: why loading and converting would refuse it, and what they would have to be told.
+
+    Of a part of a model only what is there is judged.
+    """
+    if checkpoint.faults:
+        return checkpoint.faults, ()
+    judges: dict[Part, Callable[[Checkpoint], object]] = {
+        "unet": unet_configuration,
+        "clip": clip_configuration,
+    }
+    try:
+        if not checkpoint.missing_parts:
+            configuration(checkpoint)
+        else:
+            for part in checkpoint.parts.keys() - {"vae"}:
+                judges[part](checkpoint)
+    except ConfigError as error:
+        return (), (str(error),)
+    except CheckpointError as error:
+        return (str(error),), ()
+    return (), ()
+
+
+def _sound(checkpoint: Checkpoint, read: Callable[[dict[str, Any]], C], said: dict[str, Any]) -> C:
+    try:
+        return read(said)
+    except (ConfigError, TypeError) as error:
+        raise CheckpointError(f"{checkpoint.path}: its configuration cannot be: {error}") from error
 
 
 def guess_name(checkpoint: Checkpoint) -> str:
@@ -149,10 +192,13 @@ def diffusers_files(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
             f"diffusers builds its norms with 32 groups; this model has {unet['norm_groups']} in the unet and "
             f"{vae['norm_groups']} in the vae"
         )
-    vae_class = "AutoencoderKLTemporalDecoder" if vae["temporal"] else "AutoencoderKL"
-    down = ["CrossAttnDown" if level["attention"] else "Down" for level in unet["levels"]]
-    up = [kind.replace("Down", "Up") for kind in reversed(down)]
-    n = len(vae["channels"])
+    if vae["temporal"] and vae["layers"] != 2:
+        raise ConfigError(
+            f"diffusers builds the middle of a temporal decoder with as many resnets as a level has layers, which is "
+            f"2 in all that vcut can build; this vae has {vae['layers']} layers: keep it in the vcut or sgm layout"
+        )
+    networks = {f"{FOLDERS[part][0]}/config.json": _part_file(part, config[part]) for part in PARTS}
+    networks["unet/config.json"]["num_frames"] = config["frames"]
     return {
         SETTINGS: {key: config[key] for key in ("name", *_SETTINGS)},
         "model_index.json": {
@@ -161,51 +207,9 @@ def diffusers_files(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
             "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
             "scheduler": ["diffusers", "EulerDiscreteScheduler"],
             "unet": ["diffusers", "UNetSpatioTemporalConditionModel"],
-            "vae": ["diffusers", vae_class],
+            "vae": ["diffusers", networks["vae/config.json"]["_class_name"]],
         },
-        "unet/config.json": {
-            "_class_name": "UNetSpatioTemporalConditionModel",
-            "in_channels": unet["in_channels"],
-            "out_channels": unet["out_channels"],
-            "block_out_channels": [level["channels"] for level in unet["levels"]],
-            "num_attention_heads": [level["heads"] for level in unet["levels"]],
-            "down_block_types": [f"{kind}BlockSpatioTemporal" for kind in down],
-            "up_block_types": [f"{kind}BlockSpatioTemporal" for kind in up],
-            "layers_per_block": unet["layers"],
-            "transformer_layers_per_block": unet["depth"],
-            "cross_attention_dim": unet["context_dim"],
-            "addition_time_embed_dim": unet["time_id_dim"],
-            "projection_class_embeddings_input_dim": unet["time_ids"] * unet["time_id_dim"],
-            "num_frames": config["frames"],
-            "sample_size": 96,
-        },
-        "vae/config.json": {
-            "_class_name": vae_class,
-            "in_channels": 3,
-            "out_channels": 3,
-            "block_out_channels": list(vae["channels"]),
-            "down_block_types": ["DownEncoderBlock2D"] * n,
-            **({} if vae["temporal"] else {"up_block_types": ["UpDecoderBlock2D"] * n}),
-            "layers_per_block": vae["layers"],
-            "latent_channels": vae["latent_channels"],
-            "sample_size": 768,
-            "scaling_factor": vae["scale"],
-            "force_upcast": True,
-        },
-        "image_encoder/config.json": {
-            "architectures": ["CLIPVisionModelWithProjection"],
-            "model_type": "clip_vision_model",
-            "hidden_act": "gelu",
-            "hidden_size": clip["width"],
-            "image_size": clip["image_size"],
-            "intermediate_size": clip["mlp_dim"],
-            "layer_norm_eps": 1e-05,
-            "num_attention_heads": clip["heads"],
-            "num_channels": 3,
-            "num_hidden_layers": clip["layers"],
-            "patch_size": clip["patch_size"],
-            "projection_dim": clip["embed_dim"],
-        },
+        **networks,
         "scheduler/scheduler_config.json": {
             "_class_name": "EulerDiscreteScheduler",
             "beta_end": 0.012,
@@ -239,6 +243,106 @@ def diffusers_files(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
+def _part_file(part: Part, config: dict[str, Any]) -> dict[str, Any]:
+    """The config.json of one network."""
+    if part == "unet":
+        down = ["CrossAttnDown" if level["attention"] else "Down" for level in config["levels"]]
+        up = [kind.replace("Down", "Up") for kind in reversed(down)]
+        return {
+            "_class_name": "UNetSpatioTemporalConditionModel",
+            "in_channels": config["in_channels"],
+            "out_channels": config["out_channels"],
+            "block_out_channels": [level["channels"] for level in config["levels"]],
+            "num_attention_heads": [level["heads"] for level in config["levels"]],
+            "down_block_types": [f"{kind}BlockSpatioTemporal" for kind in down],
+            "up_block_types": [f"{kind}BlockSpatioTemporal" for kind in up],
+            "layers_per_block": config["layers"],
+            "transformer_layers_per_block": config["depth"],
+            "cross_attention_dim": config["context_dim"],
+            "addition_time_embed_dim": config["time_id_dim"],
+            "projection_class_embeddings_input_dim": config["time_ids"] * config["time_id_dim"],
+            "sample_size": 96,
+        }
+    if part == "vae":
+        n = len(config["channels"])
+        return {
+            "_class_name": "AutoencoderKLTemporalDecoder" if config["temporal"] else "AutoencoderKL",
+            "in_channels": 3,
+            "out_channels": 3,
+            "block_out_channels": list(config["channels"]),
+            "down_block_types": ["DownEncoderBlock2D"] * n,
+            **({} if config["temporal"] else {"up_block_types": ["UpDecoderBlock2D"] * n}),
+            "layers_per_block": config["layers"],
+            "latent_channels": config["latent_channels"],
+            "sample_size": 768,
+            "scaling_factor": config["scale"],
+            "force_upcast": True,
+        }
+    return {
+        "architectures": ["CLIPVisionModelWithProjection"],
+        "model_type": "clip_vision_model",
+        "hidden_act": "gelu",
+        "hidden_size": config["width"],
+        "image_size": config["image_size"],
+        "intermediate_size": config["mlp_dim"],
+        "layer_norm_eps": 1e-05,
+        "num_attention_heads": config["heads"],
+        "num_channels": 3,
+        "num_hidden_layers": config["layers"],
+        "patch_size": config["patch_size"],
+        "projection_dim": config["embed_dim"],
+    }
+
+
+# What a network's config.json may say besides, and the one value that vcut's networks have.
+_FIXED: dict[Part, dict[str, Any]] = {
+    "unet": {"norm_num_groups": 32},
+    "vae": {
+        "norm_num_groups": 32,
+        "act_fn": "silu",
+        "mid_block_add_attention": True,
+        "use_quant_conv": True,
+        "use_post_quant_conv": True,
+        "shift_factor": None,
+        "latents_mean": None,
+        "latents_std": None,
+    },
+    "clip": {},
+}
+
+# What it means if its config.json does not say it: transformers leaves out what has the default of its class.
+_UNSAID: dict[Part, dict[str, Any]] = {
+    "clip": {
+        "hidden_act": "quick_gelu",
+        "layer_norm_eps": 1e-05,
+        "num_attention_heads": 12,
+        "num_channels": 3,
+    }
+}
+
+# Of these a config.json may say anything: names, sizes of examples, ways to compute.
+_FREE = ("_class_name", "architectures", "model_type", "sample_size", "force_upcast")
+
+
+def _of_file(checkpoint: Checkpoint, part: Part) -> dict[str, Any]:
+    """Fields of a network's config.json, with those that it leaves unsaid; none if there is no such file."""
+    said = checkpoint.configs.get(part)
+    return {**_UNSAID.get(part, {}), **said} if said else {}
+
+
+def _check_file(checkpoint: Checkpoint, part: Part, config: dict[str, Any]) -> None:
+    """Raise for the first field in a network's config.json by which it would not be the network of ``config``."""
+    said = _of_file(checkpoint, part)
+    for field, have in {**_FIXED[part], **_part_file(part, config)}.items():
+        if field in _FREE or field not in said or said[field] == have:
+            continue
+        # one number stands for the same at every level
+        if not (isinstance(have, list) and have == [said[field]] * len(have)):
+            raise _ill_formed(
+                checkpoint, part, field, f"{have!r}, which is what vcut computes with", said[field]
+            )
+
+
 def _unet(s: UNetStructure, checkpoint: Checkpoint, hints: Hints) -> dict[str, Any]:
     heads = _unet_heads(s, checkpoint, hints)
     return {
@@ -253,15 +357,13 @@ def _unet(s: UNetStructure, checkpoint: Checkpoint, hints: Hints) -> dict[str, A
         "context_dim": s.context_dim,
         "time_ids": 3,
         "time_id_dim": s.label_dim // 3,
-        "norm_groups": 32,
         "tca": s.tca,
         "sca": s.sca,
-        "diffusers_norm_eps": False,
     }
 
 
 def _unet_heads(s: UNetStructure, checkpoint: Checkpoint, hints: Hints) -> list[int]:
-    said = checkpoint.configs.get("unet", {}).get("num_attention_heads")
+    said = _of_file(checkpoint, "unet").get("num_attention_heads")
     if said is not None:
         heads = said if isinstance(said, list) else [said] * len(s.channels)
         if len(heads) != len(s.channels) or not all(_counts(n) for n in heads):
@@ -317,7 +419,7 @@ def _counts(value: object) -> bool:
 
 def _count(checkpoint: Checkpoint, part: Part, field: str, default: int) -> int:
     """A positive number from a config.json, or ``default`` where it is not said."""
-    said = checkpoint.configs.get(part, {}).get(field)
+    said = _of_file(checkpoint, part).get(field)
     if said is None:
         return default
     if not _counts(said):
@@ -326,12 +428,12 @@ def _count(checkpoint: Checkpoint, part: Part, field: str, default: int) -> int:
 
 
 def _scale(checkpoint: Checkpoint) -> float:
-    said = checkpoint.configs.get("vae", {}).get("scaling_factor")
+    said = _of_file(checkpoint, "vae").get("scaling_factor")
     if said is None:
         return SCALE
-    if not isinstance(said, (int, float)) or isinstance(said, bool) or not 0 < said < float("inf"):
+    if type(said) not in (int, float) or not 0 < said < 1e6:
         raise _ill_formed(checkpoint, "vae", "scaling_factor", "a positive number", said)
-    return said
+    return float(said)
 
 
 def _settings(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -341,25 +443,17 @@ def _settings(checkpoint: Checkpoint) -> dict[str, Any]:
         fits = isinstance(value, str) if key == "name" else type(value) is int and value >= 0
         expected = "a text" if key == "name" else "a whole number of at least 0"
         if not fits:
-            raise CheckpointError(f"{checkpoint.path / SETTINGS}: {key} is {value!r}, expected {expected}")
-    return said
-
-
-def _check_groups(checkpoint: Checkpoint, parts: Iterable[Part]) -> None:
-    """Raise unless the norms have 32 groups: tensors do not show it, and others give wrong pictures silently."""
-    for part in parts:
-        if (said := checkpoint.configs.get(part, {}).get("norm_num_groups", 32)) != 32:
-            raise ConfigError(
-                f"{checkpoint.path}: the {part}'s config.json has norm_num_groups = {said!r}, expected 32, as "
-                "Stable Video Diffusion has"
+            raise CheckpointError(
+                f"{checkpoint.path / SETTINGS}: {key} is {value!r:.200}, expected {expected}"
             )
+    return said
 
 
 def _ill_formed(
     checkpoint: Checkpoint, part: Part, field: str, expected: str, found: object
 ) -> CheckpointError:
     return CheckpointError(
-        f"{checkpoint.path}: the {part}'s config.json has {field} = {found!r}, expected {expected}"
+        f"{checkpoint.path}: the {part}'s config.json has {field} = {found!r:.200}, expected {expected}"
     )
 
 
@@ -370,7 +464,7 @@ def _check_agreement(checkpoint: Checkpoint, config: dict[str, Any], parts: Iter
         said = _said(config.get(part))
         for field, found in _shape_fields(checkpoint.parts[part].structure).items():
             if said.get(field) != found:
-                faults.append(f"{part}.{field} = {said.get(field)}, its tensors {found}")
+                faults.append(f"{part}.{field} = {said.get(field)!s:.200}, its tensors {found}")
     if faults:
         raise CheckpointError(f"{checkpoint.path}: its configuration says {'; '.join(faults)}")
 

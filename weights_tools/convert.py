@@ -13,10 +13,11 @@ import torch
 from weights_tools.checkpoint import FOLDERS, ROUTES, Checkpoint, Tensors, open_checkpoint, whole_name
 from weights_tools.configs import DIFFUSERS_FILES, Hints, configuration, diffusers_files, folded_configuration
 from weights_tools.errors import ConfigError
-from weights_tools.fold import Mode, modes
+from weights_tools.fold import modes
 from weights_tools.layouts import Form
+from weights_tools.model import Mode
 from weights_tools.outputs import check_file, check_folder, replacing
-from weights_tools.remap import Lazy, lazily_to_layout, refuse
+from weights_tools.remap import Lazy, lazily_to_layout
 from weights_tools.structure import PARTS, Layout, Part, reformed
 from weights_tools.tensor_file import Progress, specs, write
 
@@ -56,6 +57,7 @@ def convert(
     variant: str | None = None,
     hints: Hints | None = None,
     overwrite: bool = False,
+    ignore_unknown: bool = False,
     progress: Progress | None = None,
 ) -> tuple[str, ...]:
     """Write the checkpoint ``source`` to ``out``: one file (vcut, sgm) or a folder (diffusers), whole or not at all.
@@ -72,6 +74,7 @@ def convert(
         variant: ``'fp16'`` prefers the half-precision files of a folder.
         hints: settings that the tensors do not say.
         overwrite: replace ``out`` if it exists; a folder only if it holds nothing but files that this writes.
+        ignore_unknown: leave out tensors of unknown names instead of refusing them.
         progress: function that is told the bytes written of each file.
 
     Returns:
@@ -84,16 +87,13 @@ def convert(
         VcutError: the output cannot be written.
     """
     out = Path(out)
-    if to != "diffusers" and out.suffix != ".safetensors":
+    if to != "diffusers" and out.suffix.lower() != ".safetensors":
         raise ConfigError(f"the output {out} must end in .safetensors")
     _check_places(out, to, overwrite)  # before the work, not after
-    found = open_checkpoint(source, variant)
+    found = open_checkpoint(source, variant, ignore_unknown=ignore_unknown)
     _check_apart(found, out)
-    for part in found.missing_parts:
-        found.require(part)
-    refuse(found.faults, f"a complete model in the {found.layout} layout", found.path)
-    forms = modes(found.tensors("unet", tca=tca, sca=sca))
-    config = folded_configuration(configuration(found, hints), *forms)
+    config = configuration(found, hints)
+    config = folded_configuration(config, *modes(found.tensors("unet", tca=tca, sca=sca)))
     sketches = _contents(found, to, tca, sca, dtype, data=False)
     contents = _contents(found, to, tca, sca, dtype, data=True)
     if to == "diffusers":

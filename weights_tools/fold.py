@@ -11,15 +11,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from weights_tools.errors import CheckpointError, ConfigError
-
-Mode = bool | Literal["linear_cached"]
-"""Form of a cross-attention: True (softmax, as trained), ``'linear_cached'`` (folded), False (absent)."""
+from weights_tools.model import Mode, check_mode
 
 TRAINED = (
     "norm.weight",
@@ -115,8 +112,7 @@ def _mode(axis: str, blocks: dict[str, set[str]]) -> Mode:
 
 
 def _check(flag: str, have: Mode, want: Mode) -> None:
-    if want is not True and want is not False and want != "linear_cached":
-        raise ConfigError(f"{flag} must be True, 'linear_cached' or False, got {want!r}")
+    check_mode(flag, want)
     if have is False and want is not False:
         raise ConfigError(
             f"{flag}=False cannot become {flag}={want!r}: the weights of these cross-attentions were dropped; "

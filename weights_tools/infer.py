@@ -20,8 +20,9 @@ from dataclasses import replace
 from typing import Any
 
 from weights_tools.errors import CheckpointError
-from weights_tools.fold import Mode, modes
+from weights_tools.fold import modes
 from weights_tools.layouts import Shape, entries, landmarks
+from weights_tools.model import Mode
 from weights_tools.structure import (
     PUBLISHED,
     CLIPStructure,

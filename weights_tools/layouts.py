@@ -13,7 +13,7 @@ from enum import Enum
 from functools import lru_cache
 from typing import NamedTuple
 
-from weights_tools.fold import Mode
+from weights_tools.model import Mode
 from weights_tools.structure import CLIPStructure, Layout, Structure, UNetStructure, VAEStructure
 
 Shape = tuple[int, ...]

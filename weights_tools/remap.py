@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from weights_tools.errors import CheckpointError, ConfigError
+from weights_tools.errors import CheckpointError, ConfigError, shown
 from weights_tools.infer import infer
 from weights_tools.layouts import Entry, Form, Shape, entries
 from weights_tools.structure import Layout, Part, Structure, UNetStructure
@@ -65,7 +65,7 @@ class Fault(NamedTuple):
     def __str__(self) -> str:
         expected = "no tensor of this name" if self.expected is None else list(self.expected)
         found = "nothing" if self.found is None else list(self.found)
-        return f"{self.key}: expected {expected}, found {found}"
+        return f"{shown(self.key)}: expected {expected}, found {found}"
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from weights_tools.fold import Mode
+from weights_tools.model import Mode
 
 Part = Literal["unet", "vae", "clip"]
 Layout = Literal["vcut", "sgm", "diffusers"]

@@ -12,13 +12,13 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from weights_tools.errors import CheckpointError, VcutError
+from weights_tools.errors import CheckpointError, VcutError, shown
 from weights_tools.layouts import Shape
 from weights_tools.outputs import replacing
 
@@ -43,7 +43,10 @@ PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 WINDOW = 1 << 30
 """Bytes read through one memory map before it is replaced by a fresh one, which lets go of the pages."""
 
-_LARGEST_HEADER = 100_000_000  # bytes, the safetensors library's own limit
+LARGEST_HEADER = 100_000_000
+"""Bytes of the longest header, the safetensors library's own limit."""
+
+_MOST_AXES = 16
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
@@ -75,10 +78,7 @@ class Reader:
 
     def __getitem__(self, key: str) -> Tensor:
         if self._file is None or self._read > WINDOW:
-            try:
-                self._file, self._read = safe_open(self.path, framework="pt", device="cpu"), 0
-            except (SafetensorError, OSError) as error:
-                raise CheckpointError(f"{self.path} is damaged ({error}): download it again") from error
+            self._file, self._read = _opened(self.path), 0
         tensor: Tensor = self._file.get_tensor(key)
         self._read += tensor.nbytes
         return tensor
@@ -92,24 +92,25 @@ def read_header(path: Path) -> Header:
     """
     size, text = _read_text(path)
     try:
-        data = json.loads(text)
-        metadata = data.pop("__metadata__", {})
-        if not isinstance(metadata, dict):
+        data = json.loads(text.decode(), object_pairs_hook=_without_doubles)
+        metadata = data.pop("__metadata__", None) or {}
+        if not all(isinstance(value, str) for value in metadata.values()):
             raise TypeError("metadata")
+        "".join((*data, *metadata, *metadata.values())).encode()  # lone surrogates, which are no text
         entries = {key: _Entry.of(said) for key, said in data.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged (its header is not readable): download it again") from error
     _check_size(path, size, 8 + len(text) + max((entry.stop for entry in entries.values()), default=0))
     _check_entries(path, entries)
+    _opened(path)  # what only the library refuses is refused here too, before anything is read
     return Header(
         {key: entry.shape for key, entry in entries.items()},
         {key: DTYPES[entry.dtype] for key, entry in entries.items()},
-        {key: str(value) for key, value in metadata.items()},
+        metadata,
     )
 
 
-@dataclass(frozen=True)
-class _Entry:
+class _Entry(NamedTuple):
     """One tensor as the header has it: its dtype by name, its shape, and the span of its bytes."""
 
     dtype: str
@@ -124,17 +125,36 @@ class _Entry:
         return _Entry(str(said["dtype"]), _sizes(said["shape"]), start, stop)
 
 
+def _opened(path: Path) -> Any:
+    """The file as the safetensors library opens it."""
+    try:
+        return safe_open(path, framework="pt", device="cpu")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}): download it again") from error
+
+
 def _sizes(numbers: object) -> Shape:
-    """A list of whole numbers from JSON, none negative, as a tuple; TypeError for anything else."""
-    if not isinstance(numbers, list) or any(type(n) is not int or n < 0 for n in numbers):
-        raise TypeError(f"{numbers} is no list of sizes")
+    """A short list of whole numbers from JSON, none negative, as a tuple; TypeError for anything else."""
+    if not isinstance(numbers, list) or len(numbers) > _MOST_AXES:
+        raise TypeError("no list of sizes")
+    for n in numbers:
+        if type(n) is not int or not 0 <= n < 2**63:
+            raise TypeError("no size")
     return tuple(numbers)
+
+
+def _without_doubles(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object; ValueError if it has a key twice, of which other readers take the other."""
+    data = dict(pairs)
+    if len(data) < len(pairs):
+        raise ValueError("a key is there twice")
+    return data
 
 
 def _read_text(path: Path) -> tuple[int, bytes]:
     """Size of the file in bytes and the text of its header."""
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
+        raise CheckpointError(f"{path}: no such file" + (", but a device" if path.exists() else ""))
     if path.suffix.lower() in PICKLES:
         raise CheckpointError(_pickle(path))
     try:
@@ -142,10 +162,10 @@ def _read_text(path: Path) -> tuple[int, bytes]:
         with path.open("rb") as file:
             start = file.read(8)
             length = int.from_bytes(start, "little")
-            text = file.read(length) if length <= _LARGEST_HEADER else b""
+            text = file.read(length) if length <= LARGEST_HEADER else b""
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
-    if length > _LARGEST_HEADER or size < 8:
+    if length > LARGEST_HEADER or size < 8:
         raise CheckpointError(_what_it_is(path, size, start))
     if len(text) < length:
         raise CheckpointError(_truncated(path, size, f"over {8 + length:,}"))
@@ -162,19 +182,25 @@ def _check_size(path: Path, size: int, expected: int) -> None:
 
 
 def _check_entries(path: Path, entries: Mapping[str, _Entry]) -> None:
-    """Raise unless there are tensors, all of known dtypes, each with as many bytes as its shape needs."""
+    """Raise unless there are tensors, all of known dtypes, each with the bytes that its shape needs to itself."""
     if not entries:
         raise CheckpointError(f"{path} holds no tensors")
     if unknown := sorted({entry.dtype for entry in entries.values()} - set(DTYPES)):
         raise CheckpointError(
-            f"{path} holds tensors of type {', '.join(unknown)}, which cannot be read; known: {', '.join(DTYPES)}"
+            f"{path} holds tensors of type {', '.join(map(shown, unknown[:3]))}, which cannot be read; known: "
+            f"{', '.join(DTYPES)}"
         )
-    for key, entry in entries.items():
+    end = 0
+    for key, entry in sorted(entries.items(), key=lambda item: item[1][2:]):
         if entry.stop - entry.start != _nbytes(DTYPES[entry.dtype], entry.shape):
             raise CheckpointError(
-                f"{path} is damaged ({key} has {entry.stop - entry.start:,} bytes for {entry.dtype} "
+                f"{path} is damaged ({shown(key)} has {entry.stop - entry.start:,} bytes for {entry.dtype} "
                 f"{list(entry.shape)}): download it again"
             )
+        if entry.start != end:
+            fault = "overlaps the tensor before it" if entry.start < end else "comes after a gap"
+            raise CheckpointError(f"{path} is damaged ({shown(key)} {fault}): download it again")
+        end = entry.stop
 
 
 def _pickle(path: Path) -> str:

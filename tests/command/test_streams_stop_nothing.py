@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from weights_tools.command import printable
+from weights_tools.errors import printable
 
 ROOT = Path(__file__).parents[2]
 

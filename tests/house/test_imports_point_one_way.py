@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 ALLOWED = {
     "vcut/errors.py": {"weights_tools.errors"},
-    "vcut/config.py": {"vcut.errors"},
+    "vcut/config.py": {"vcut.errors", "weights_tools.model"},
     "vcut/kernels/": {"vcut.kernels"},
     "vcut/layers/": {"vcut.errors", "vcut.kernels", "vcut.layers"},
     "vcut/unet/": {"vcut.config", "vcut.errors", "vcut.kernels", "vcut.layers", "vcut.unet"},
@@ -77,11 +77,11 @@ def test_importing_the_unet_loads_torch_alone() -> None:
     assert set(loaded.split()) <= {"vcut", "weights_tools"} | set(sys.stdlib_module_names)
 
 
-def test_the_unet_needs_nothing_of_weights_tools_but_the_errors() -> None:
+def test_the_unet_needs_nothing_of_weights_tools_but_errors_and_configurations() -> None:
     loaded = run(
         "import sys, vcut.unet, vcut.vae, vcut.clip; print(*sorted(m for m in sys.modules if 'weights_tools' in m))"
     )
-    assert loaded.split() == ["weights_tools", "weights_tools.errors"]
+    assert loaded.split() == ["weights_tools", "weights_tools.errors", "weights_tools.model"]
 
 
 def test_importing_vcut_loads_nothing() -> None:

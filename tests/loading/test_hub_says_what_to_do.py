@@ -13,7 +13,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants, errors
 
-from vcut import hub
+from vcut import hub, loading
 from vcut.errors import CheckpointError, ConfigError
 
 Download = Callable[..., str]
@@ -71,7 +71,7 @@ def test_a_gated_repository_is_not_taken_for_a_missing_one(monkeypatch: pytest.M
         (errors.HfHubHTTPError, 403, "this token may not read"),
         (errors.DisabledRepoError, 403, "this token may not read"),
         (errors.RepositoryNotFoundError, 404, "was not found on the Hub"),
-        (errors.RevisionNotFoundError, 404, "was not found on the Hub"),
+        (errors.RevisionNotFoundError, 404, "has no such revision"),
         (errors.HfHubHTTPError, 429, "no more requests for now"),
         (errors.HfHubHTTPError, 503, "in trouble (status 503)"),
     ],
@@ -213,7 +213,7 @@ def test_only_the_needed_files_of_the_right_repository_are_fetched(
 
 def test_a_repository_without_the_variant_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     download = fetch_into(tmp_path, [], leave_out=FILES[1])
-    assert f"without {FILES[1]}" in message(monkeypatch, download)
+    assert f"has no {FILES[1]} at this revision" in message(monkeypatch, download)
 
 
 def test_local_files_and_folders_are_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,17 +246,18 @@ def test_an_unknown_name_lists_the_known_ones(model: str, says: str) -> None:
     assert says in str(error.value)
 
 
-@pytest.mark.parametrize("suffix", [".ckpt", ".pt", ".pth", ".bin"])
-def test_a_pickle_is_refused_by_name(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"svd{suffix}"
-    path.touch()
+@pytest.mark.parametrize("name", ["svd.ckpt", "svd.pt", "svd.pth", "svd.bin"])
+def test_a_pickle_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
     with pytest.raises(CheckpointError, match="is a pickle"):
-        hub.find(path)
+        loading.find(tmp_path / name)
 
 
 def test_another_file_and_another_variant_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "photo.jpg").touch()
-    with pytest.raises(CheckpointError, match="is not a"):
-        hub.find(tmp_path / "photo.jpg")
+    (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff\xe0\x00\x10JFIF")
+    with pytest.raises(CheckpointError, match=r"photo\.jpg is not a \.safetensors file"):
+        loading.find(tmp_path / "photo.jpg")
     with pytest.raises(ConfigError, match="'fp16', got 'int8'"):
         hub.find("svd", variant="int8")
+    with pytest.raises(ConfigError, match=r"a revision is of the models on the Hub .*, not of tiny"):
+        loading.find("tiny", revision="main")

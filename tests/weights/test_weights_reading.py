@@ -14,6 +14,7 @@ from weights_samples import IMAGE_DECODER, TINY, random_model, read, sgm_file
 
 import weights_tools.tensor_file
 from weights_tools.checkpoint import FOLDERS, open_checkpoint
+from weights_tools.errors import CheckpointError
 from weights_tools.fold import fold
 from weights_tools.remap import to_layout
 from weights_tools.structure import PARTS, Layout, Part
@@ -138,7 +139,10 @@ def test_half_precision_files_are_taken_on_request_or_when_alone(tmp_path: Path)
     assert read(both, "clip", variant="fp16")["class_embedding"].dtype == torch.float16
     assert read(alone, "clip")["class_embedding"].dtype == torch.float16
     (both / "vae" / "diffusion_pytorch_model.fp16.safetensors").unlink()
-    assert read(both, "vae", variant="fp16")["quant_conv.bias"].dtype == torch.float32
+    with pytest.raises(CheckpointError, match=r"vae has no diffusion_pytorch_model\.fp16\.safetensors"):
+        open_checkpoint(both, "fp16")
+    with pytest.raises(CheckpointError, match="is one file, of one precision"):
+        open_checkpoint(both / "vae" / "diffusion_pytorch_model.safetensors", "fp16")
 
 
 @pytest.mark.parametrize("layout", ["sgm", "diffusers", "vcut"])

@@ -7,7 +7,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from vcut.cli import options, values
+from vcut.cli import models, options, values
 from vcut.config import PRESETS
 from weights_tools import command
 
@@ -78,6 +78,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         default="float32",
         help="number type of the UNet (default: float32)",
     )
+    models.add_source(parser)
     options.add_device(parser, default="cpu")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -107,11 +108,12 @@ def _subject(args: argparse.Namespace) -> tuple[UNet, Tensor | None]:
     import vcut
     from vcut.media import images
 
+    source = models.source(args)
     dtype, device = getattr(torch, args.dtype), values.device(args.device)
     if args.image is None:
-        return vcut.load_unet(args.model, preset=args.preset, dtype=dtype, device=device), None
+        return vcut.load_unet(args.model, preset=args.preset, dtype=dtype, device=device, **source), None
     # a fault of the picture is found before the model is loaded
     pixels = images.pixels(args.image)
-    pipe = vcut.load(args.model, preset=args.preset, dtype=dtype, device=device)
+    pipe = vcut.load(args.model, preset=args.preset, dtype=dtype, device=device, **source)
     picture = images.to_tensor(pixels, pipe.config.height, pipe.config.width)
     return pipe.unet, pipe.embed(picture[None])

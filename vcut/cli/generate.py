@@ -50,7 +50,7 @@ def generate(args: argparse.Namespace) -> None:
     from vcut.sweeps import jobs, runner
 
     settings = options.settings(args)
-    model, config = options.configuration(args.model, args.variant)
+    model, config = options.configuration(args.model, **models.source(args))
     run = resolve(settings, config, choose_preset(args.preset, args.tca, args.sca))
     if warning := beyond(run, config):
         lines.warn(f"note: {warning}")

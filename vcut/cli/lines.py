@@ -6,7 +6,7 @@ import contextlib
 import sys
 from collections.abc import Callable
 
-from weights_tools.command import printable
+from weights_tools.errors import printable
 
 Say = Callable[[str], None]
 """Takes a line that tells the user something."""

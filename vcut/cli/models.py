@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vcut.cli import lines, options, values
 from vcut.config import Preset
@@ -24,7 +24,23 @@ def add_model(group: argparse._ArgumentGroup) -> None:
         metavar="NAME|PATH",
         help=f"{options.MODELS} (default: tiny)",
     )
+    add_source(group)
+
+
+def add_source(group: argparse._ArgumentGroup | argparse.ArgumentParser) -> None:
+    """Add what :func:`source` reads: which weights of a model are taken, and how strictly."""
     group.add_argument("--variant", choices=("fp16",), help="download half-precision weights, half as large")
+    group.add_argument(
+        "--revision", type=values.name, metavar="COMMIT", help="commit, tag or branch of a model on the Hub"
+    )
+    group.add_argument(
+        "--ignore-unknown", action="store_true", help="pass over tensors of unknown names in a file"
+    )
+
+
+def source(args: argparse.Namespace) -> dict[str, Any]:
+    """Keywords of :func:`vcut.loading.find`."""
+    return {"variant": args.variant, "revision": args.revision, "ignore_unknown": args.ignore_unknown}
 
 
 def add_speed(parser: argparse.ArgumentParser) -> None:
@@ -87,7 +103,7 @@ def load(args: argparse.Namespace, model: str | Found, device: str | None, prese
         decode_dtype=None if args.decode_dtype is None else getattr(torch, args.decode_dtype),
         offload=args.offload,
         pack=not args.compile,
-        variant=args.variant if isinstance(model, str) else None,
+        **(source(args) if isinstance(model, str) else {}),
     )
     if args.compile:
         pipe.unet.compile()

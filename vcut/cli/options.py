@@ -81,10 +81,11 @@ def settings(args: argparse.Namespace) -> Settings:
     return Settings(**chosen)
 
 
-def configuration(model: str, variant: str | None = None) -> tuple[str | Found, SVDConfig]:
+def configuration(model: str, **source: Any) -> tuple[str | Found, SVDConfig]:
     """The model of this name as :func:`vcut.load` takes it, and its configuration.
 
-    A published model is known by its name and not looked for yet. Of a file or a folder the headers are read.
+    A published model is known by its name and not looked for yet. Of a file or a folder the headers are read, as
+    ``source`` tells :func:`vcut.loading.find`.
 
     Raises:
         CheckpointError: there is no such model, or it cannot be read.
@@ -94,7 +95,7 @@ def configuration(model: str, variant: str | None = None) -> tuple[str | Found, 
         return model, CONFIGS[model]
     from vcut.loading import find
 
-    found = find(model, variant=variant)
+    found = find(model, **source)
     return found, found.config
 
 

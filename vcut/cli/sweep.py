@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
 
     settings = _settings(args)
     pictures = suite.pictures(args.images, args.suite, args.pictures)
-    model, config = options.configuration(args.model, args.variant)
+    model, config = options.configuration(args.model, **models.source(args))
     every = list(sweep.all_tasks(settings, pictures, config, clips=args.clips, seed=args.seed))
     if jobs.is_folder(args.images) and jobs.identity(args.output) == jobs.identity(args.images):
         raise ConfigError(f"--output {args.output} is the folder of the pictures: choose another")
