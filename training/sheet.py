@@ -23,6 +23,7 @@ import vcut
 from training import world
 from training.config import HELD_OUT_SEED, settings
 from training.evaluate import first_frames
+from vcut.config import PRESETS
 from weights_tools.outputs import replacing
 
 FIGURES = ("truth", "presets", "embedding")
@@ -47,7 +48,7 @@ def figure(name: str, model: str | Path, clips: int) -> list[Tensor]:
     images = first_frames(scenes, config.width)
 
     def made(preset: str, **options: Any) -> Tensor:
-        pipe = vcut.load(model, preset=preset)
+        pipe = vcut.load(model, preset=PRESETS[preset])
         return pipe.generate(images, seed=0, fps=config.fps, motion_bucket=127, steps=STEPS, **options)
 
     truth = world.render(scenes, config.frames, config.width)

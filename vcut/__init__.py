@@ -51,12 +51,14 @@ _PLACES = {
 """Place that each name comes from: a module, or ``module:attribute``."""
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
-        raise AttributeError(f"module 'vcut' has no attribute {name!r}")
-    module, _, attribute = _PLACES[name].partition(":")
-    found = importlib.import_module(module)
-    return getattr(found, attribute) if attribute else found
+if not TYPE_CHECKING:  # to a type checker every name would be there
+
+    def __getattr__(name: str) -> Any:
+        if name not in _PLACES:
+            raise AttributeError(f"module 'vcut' has no attribute {name!r}")
+        module, _, attribute = _PLACES[name].partition(":")
+        found = importlib.import_module(module)
+        return getattr(found, attribute) if attribute else found
 
 
 def __dir__() -> list[str]:

@@ -85,6 +85,9 @@ layers in the VAE and 224 pixels for CLIP are also what diffusers insists on.
 CONFIGS = {config.name: config for config in (TINY, SVD, SVD_XT, SVD_XT_1_1)}
 
 
+PresetName = Literal["baseline", "lossless", "vcut"]
+
+
 @dataclass(frozen=True)
 class Preset:
     """A form of the cross-attentions and where guidance stops."""

@@ -14,7 +14,17 @@ from torch import Tensor
 
 from vcut import hub
 from vcut.clip import CLIPVisionEncoder
-from vcut.config import CONFIGS, CLIPConfig, Mode, Preset, SVDConfig, UNetConfig, VAEConfig, choose_preset
+from vcut.config import (
+    CONFIGS,
+    CLIPConfig,
+    Mode,
+    Preset,
+    PresetName,
+    SVDConfig,
+    UNetConfig,
+    VAEConfig,
+    choose_preset,
+)
 from vcut.errors import CheckpointError, ConfigError
 from vcut.layers import assembled, device_named, for_inference
 from vcut.layers import pack as pack_weights
@@ -88,7 +98,7 @@ def find(
 def load(
     model: str | PathLike[str] | Found = "tiny",
     *,
-    preset: str | Preset = "vcut",
+    preset: PresetName | Preset = "vcut",
     tca: Mode | None = None,
     sca: Mode | None = None,
     dtype: torch.dtype | None = None,
@@ -182,7 +192,7 @@ def load(
 def load_unet(
     model: str | PathLike[str] = "tiny",
     *,
-    preset: str | Preset | None = None,
+    preset: PresetName | Preset | None = None,
     tca: Mode | None = None,
     sca: Mode | None = None,
     dtype: torch.dtype | None = None,
@@ -270,7 +280,7 @@ def load_clip(
 def random_model(
     config: SVDConfig,
     *,
-    preset: str | Preset = "vcut",
+    preset: PresetName | Preset = "vcut",
     dtype: torch.dtype = torch.float32,
     vae_dtype: torch.dtype = torch.float32,
     seed: int = 0,

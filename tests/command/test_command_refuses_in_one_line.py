@@ -283,6 +283,20 @@ def test_an_interrupt_ends_as_shells_expect(
     assert capsys.readouterr().err == "vcut: interrupted\n"
 
 
+@pytest.mark.parametrize(("given", "then"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_that_wait_sleep_unless_the_user_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch, given: str | None, then: str
+) -> None:
+    """OpenMP reads it when torch is loaded, which no import of the command does."""
+    monkeypatch.setenv("OMP_WAIT_POLICY", given or "")
+    if given is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    monkeypatch.setattr(cli, "main", lambda: 0)
+    with pytest.raises(SystemExit):
+        cli.run()
+    assert os.environ["OMP_WAIT_POLICY"] == then
+
+
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*args: object, **options: object) -> None:
         raise RuntimeError("shapes do not match")

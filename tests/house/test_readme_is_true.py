@@ -23,6 +23,18 @@ def test_the_research_example_runs() -> None:
     assert names["out"].shape == (1, 5, 4, 16, 16)
 
 
+@pytest.mark.slow
+def test_the_first_example_in_python_runs_as_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(BLOCKS["python"][0], names)
+    assert names["frames"].shape == (8, 3, 32, 32)
+    assert media.read(tmp_path / "disc.gif")[0].shape == (8, 3, 128, 128)
+
+
 def test_the_first_command_writes_a_clip_that_decodes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

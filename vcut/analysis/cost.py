@@ -28,7 +28,7 @@ from vcut.analysis.counting import (
 )
 from vcut.analysis.memory import Memory, estimate
 from vcut.analysis.text_table import Column, Table, table
-from vcut.config import Mode, Preset, SVDConfig, UNetConfig, choose_preset
+from vcut.config import Mode, Preset, PresetName, SVDConfig, UNetConfig, choose_preset
 from vcut.settings import Run, Settings, resolve
 
 Row = dict[str, Any]
@@ -230,7 +230,7 @@ def cost(
     config: SVDConfig,
     *,
     settings: Settings | None = None,
-    preset: str | Preset = "vcut",
+    preset: PresetName | Preset = "vcut",
     tca: Mode | None = None,
     sca: Mode | None = None,
     dtype: torch.dtype = torch.float16,

@@ -1,0 +1,37 @@
+"""What a type checker tells a user of the package: names that do not exist, presets that are none."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+USE = """
+import vcut
+
+vcut.nothing
+vcut.load(preset="fast")
+vcut.load(preset="lossless")
+vcut.load_unet("tiny", preset="vcut")
+"""
+
+
+@pytest.mark.slow
+def test_mypy_finds_a_wrong_name_and_a_wrong_preset(tmp_path: Path) -> None:
+    (tmp_path / "use.py").write_text(USE)
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "use.py", "--follow-imports=silent"],
+        cwd=tmp_path,
+        env={"MYPYPATH": str(ROOT), "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    first, second, summary = done.stdout.splitlines()
+    assert first.startswith('use.py:4: error: Module has no attribute "nothing"')
+    assert second.startswith('use.py:5: error: Argument "preset" to "load" has incompatible type')
+    assert summary.startswith("Found 2 errors in 1 file")
