@@ -113,7 +113,7 @@ def _subject(args: argparse.Namespace) -> tuple[UNet, Tensor | None]:
     if args.image is None:
         return vcut.load_unet(args.model, preset=args.preset, dtype=dtype, device=device, **source), None
     # a fault of the picture is found before the model is loaded
-    pixels = images.pixels(args.image)
-    pipe = vcut.load(args.model, preset=args.preset, dtype=dtype, device=device, **source)
-    picture = images.to_tensor(pixels, pipe.config.height, pipe.config.width)
+    model, config = options.configuration(args.model, **source)
+    picture = images.to_tensor(args.image, config.height, config.width)
+    pipe = vcut.load(model, preset=args.preset, dtype=dtype, device=device, **source)
     return pipe.unet, pipe.embed(picture[None])
