@@ -236,6 +236,20 @@ def test_files_of_no_sweep_are_left_alone(out: Path, pictures: tuple[Picture, ..
             go_on(out, *make_sweep(pictures))
 
 
+@pytest.mark.parametrize("place", ["vcut", "vcut/picture 0-0.mp4"])
+def test_what_is_in_the_way_is_said_before_a_model_is_loaded(
+    place: str, out: Path, pictures: tuple[Picture, ...]
+) -> None:
+    asked, tasks = make_sweep(pictures)
+    manifest.write_sweep(out, asked)
+    if place == "vcut":
+        (out / place).write_text("a file")
+    else:
+        (out / place).mkdir(parents=True)
+    with pytest.raises(ConfigError, match=rf"OUT/{place} "):
+        go_on(out, asked, tasks)
+
+
 def test_a_bad_picture_is_said_once_and_stops_nothing(out: Path, pictures: tuple[Picture, ...]) -> None:
     asked, tasks = make_sweep(pictures)
     pictures[0].path.write_text("no picture")

@@ -127,7 +127,13 @@ def join(out: Path, asked: Sweep, records: Sequence[Record]) -> Sweep:
 def find_complete(
     out: Path, tasks: Sequence[Task], records: Sequence[Record], *, latents: bool = False
 ) -> set[Key]:
-    """The tasks whose clips are there as ``records`` have them, with their latents if those are wanted."""
+    """The tasks whose clips are there as ``records`` have them, with their latents if those are wanted.
+
+    Raises:
+        ConfigError: a folder is where a clip belongs.
+    """
+    if taken := [out / task.file for task in tasks if (out / task.file).is_dir()]:
+        raise ConfigError(f"{taken[0]} is a folder, and a clip belongs there: move it away")
     wanted = {task.key for task in tasks}
     return {
         record.key
