@@ -71,7 +71,7 @@ def intervals() -> list[Candidate]:
 
 
 def fewer_levels() -> list[Candidate]:
-    """Fewer steps, and guidance in the interval alone: high levels left out, other levels, second order."""
+    """Fewer steps, and guidance in the interval alone: high levels left out, other levels, second order; controls."""
     karras = karras_sigmas(25).tolist()
     jumping = (karras[0], *karras[10:25])
     ays = Settings(cut=None, sigmas="ays", steps=10)
@@ -82,13 +82,20 @@ def fewer_levels() -> list[Candidate]:
         "16 levels, dpmpp_2m": Settings(cut=None, steps=16, sampler="dpmpp_2m"),
         "9 steps of Heun": Settings(cut=None, steps=9, sampler="heun"),
     }
-    return [
-        Candidate(
-            "fewer steps",
-            Row(f"{name}, guided in 0.3..25", *KEEPING, settings.replace(guidance_interval=INTERVAL)),
-        )
+    inside = [
+        Row(f"{name}, guided in 0.3..25", *KEEPING, settings.replace(guidance_interval=INTERVAL))
         for name, settings in chosen.items()
     ]
+    controls = [
+        Row("10 levels of Align Your Steps, guided at all", *KEEPING, ays),
+        Row("10 levels of Karras, guided at all", *KEEPING, Settings(cut=None, steps=10)),
+        Row(
+            "10 levels of Karras, guided in 0.3..25",
+            *KEEPING,
+            Settings(cut=None, steps=10, guidance_interval=INTERVAL),
+        ),
+    ]
+    return [Candidate("fewer steps", row) for row in (*inside, *controls)]
 
 
 def after_the_cut() -> list[Candidate]:

@@ -178,21 +178,25 @@ def draw(found: Sequence[Found], path: Path) -> None:
     figure = Figure(figsize=(16, 9), layout="constrained")
     FigureCanvasAgg(figure)
     colour = dict(zip(dict.fromkeys(each.group for each in found), COLOURS * 9, strict=False))
+    number = {each.name: str(i + 1) for i, each in enumerate(found)}
+    over = "time, the baseline's is 1" if all(each.ratios for each in found) else "passes over 50 (not timed)"
     axes = figure.subplots(2, len(PANELS), squeeze=False)
     for column, measure in enumerate(m for m in MEASURES if m.key in PANELS):
         # the baseline's distance from itself would hide all others
         shown = [each for each in found if measure.key != "fidelity" or _value(each, measure) < 99]
         for axis, label, x_label in (
-            (axes[0, column], "time", "time, the baseline's is 1"),
+            (axes[0, column], "time", over),
             (axes[1, column], "passes", "passes of the UNet"),
         ):
-            for number, each in enumerate(shown):
+            for each in shown:
                 mean = each.mean(measure.key)
                 if mean is None:
                     continue
                 x, hue = getattr(each, label), colour[each.group]
                 axis.errorbar(x, mean.mean, mean.half or 0, fmt="o", ms=4, lw=0.4, color=hue, alpha=0.8)
-                axis.annotate(str(number + 1), (x, mean.mean), (3, 3), textcoords="offset points", fontsize=7)
+                axis.annotate(
+                    number[each.name], (x, mean.mean), (3, 3), textcoords="offset points", fontsize=7
+                )
             axis.set_xlabel(x_label)
             axis.set_ylabel(measure.head)
             if measure.better < 0:
@@ -201,7 +205,7 @@ def draw(found: Sequence[Found], path: Path) -> None:
         means = [abs(_value(each, measure)) for each in line]
         axes[0, column].step([each.time for each in line], means, where="post", lw=1, color="#9aa5b1")
     handles = [axes[0, 0].plot([], [], "o", color=hue, label=group)[0] for group, hue in colour.items()]
-    names = "   ".join(f"{i + 1} {each.name}" for i, each in enumerate(found))
+    names = "   ".join(f"{number[each.name]} {each.name}" for each in found)
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), fontsize=8)
     figure.supxlabel(_wrapped(names, 230), fontsize=7)
     with replacing(path, overwrite=True) as part:

@@ -40,7 +40,8 @@ def rounds(bench: Bench, candidates: Sequence[Candidate], wanted: int) -> dict[s
                 name = _id(bench, candidate)
                 if name not in runs:
                     runs[name] = _run(bench, candidate)
-                    runs[name]()  # warm-up
+                    if candidate is bench.baseline:
+                        runs[name]()  # warm-up, of the process: a candidate of its own has little to warm
                 start = time.process_time()
                 runs[name]()
                 seconds[name] = time.process_time() - start
