@@ -39,6 +39,16 @@ def test_resizing_is_pillows_bicubic_without_its_rounding(size: tuple[int, int])
     np.testing.assert_allclose(pixels_of(images.to_tensor(rgb, *size)), bicubic(window, size), atol=1e-5)
 
 
+@pytest.mark.parametrize("fit", ["crop", "resize", "pad"])
+def test_bands_of_rows_change_no_bit(monkeypatch: pytest.MonkeyPatch, fit: images.Fit) -> None:
+    rgb = np.random.default_rng(3).integers(0, 256, (61, 83, 3), np.uint8)
+    whole = images.fitted(rgb, 24, 40, fit)
+    for pixels in (1, 83 * 7, 83 * 60):
+        monkeypatch.setattr(images, "_BAND", pixels)
+        for form in (rgb, Image.fromarray(rgb)):
+            assert torch.equal(images.fitted(form, 24, 40, fit), whole)
+
+
 def test_the_right_size_passes_unchanged() -> None:
     rgb = np.random.default_rng(2).integers(0, 256, (64, 96, 3), np.uint8)
     for fit in ("crop", "resize", "pad"):

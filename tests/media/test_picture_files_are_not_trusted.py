@@ -7,6 +7,8 @@ import os
 import re
 import stat
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -137,6 +139,28 @@ def test_the_bound_counts_bytes_and_what_a_decoder_holds(
                 continue
             with pytest.raises(MediaError, match="36 x 24: it would take"):
                 images.pixels(tmp_path / f"{mode}.png")
+
+
+@pytest.mark.slow
+def test_a_large_picture_is_never_whole_in_floats(tmp_path: Path) -> None:
+    """64 megapixels of a palette: 64 MB as they are, 770 MB as floats."""
+    header = struct.pack(">IIBBBBB", 8000, 8000, 8, 3, 0, 0, 0)
+    chunks = [
+        (b"IHDR", header),
+        (b"PLTE", bytes(6)),
+        (b"IDAT", zlib.compress(bytes(8001 * 8000), 1)),
+        (b"IEND", b""),
+    ]
+    (tmp_path / "large.png").write_bytes(PNG + b"".join(chunk(*each) for each in chunks))
+    code = (
+        "import resource, sys; from vcut.media import images; images.to_tensor(sys.argv[2], 32, 32); "
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10; "
+        "before = peak(); images.to_tensor(sys.argv[1], 64, 64); print(peak() - before)"
+    )
+    Image.fromarray(RGB).save(tmp_path / "small.png")
+    pictures = [tmp_path / name for name in ("large.png", "small.png")]
+    done = subprocess.run([sys.executable, "-c", code, *pictures], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 250  # MiB
 
 
 @pytest.mark.parametrize("kind", [b"zTXt", b"iTXt", b"iCCP", b"tEXt"])
