@@ -155,9 +155,8 @@ def _convert(args: argparse.Namespace) -> int:
         ignore_unknown=args.ignore_unknown,
         progress=_progress() if sys.stderr.isatty() else None,
     )
-    print(f"wrote {args.out}")
-    for note in notes:
-        print(f"note: {note}")
+    for line in (f"wrote {args.out}", *(f"note: {note}" for note in notes)):
+        print(printable(line))
     return 0
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from typing import TYPE_CHECKING, Any
 
-from vcut.cli import models, options, values
+from vcut.cli import lines, models, options, values
 from vcut.config import PRESETS
 from weights_tools import command
 
@@ -93,10 +92,9 @@ def audit(args: argparse.Namespace) -> int:
     failed = [row.place for row in report.rows if not row.holds]
     if not failed:
         return 0
-    print(
-        f"vcut: fault: {args.model}: {len(failed)} of {len(report.rows)} cross-attentions are not the constant that "
-        f"they should be, first {failed[0]}",
-        file=sys.stderr,
+    lines.warn(
+        f"fault: {args.model}: {len(failed)} of {len(report.rows)} cross-attentions are not the constant that "
+        f"they should be, first {failed[0]}"
     )
     return command.FOUND_A_FAULT
 

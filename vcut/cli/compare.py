@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from vcut.cli import options, values
+from vcut.cli import lines, options, values
 
 EXAMPLES = """\
 examples:
@@ -50,4 +50,4 @@ def compare(args: argparse.Namespace) -> None:
     from vcut.scores import page
 
     path = page.write(args.out, args.output, images=args.images, worst=args.worst, by=args.by, link=args.link)
-    print(f"wrote    {path}: {path.stat().st_size / 1e6:.1f} MB; open it in a browser")
+    lines.say(f"wrote    {path}: {path.stat().st_size / 1e6:.1f} MB; open it in a browser")
