@@ -341,6 +341,61 @@ def test_an_ill_formed_configuration_of_a_folder_is_one_line(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("part", "field", "value"),
+    [
+        ("image_encoder", "hidden_act", "quick_gelu"),
+        ("image_encoder", "hidden_act", None),
+        ("image_encoder", "layer_norm_eps", 1e-6),
+        ("image_encoder", "patch_size", 28),
+        ("image_encoder", "num_hidden_layers", 3),
+        ("image_encoder", "projection_dim", 64),
+        ("image_encoder", "num_channels", 4),
+        ("unet", "layers_per_block", 2),
+        ("unet", "cross_attention_dim", 64),
+        ("unet", "down_block_types", ["DownBlockSpatioTemporal"] * 3),
+        ("unet", "transformer_layers_per_block", [1, 1, 2]),
+        ("unet", "projection_class_embeddings_input_dim", 48),
+        ("vae", "latent_channels", 8),
+        ("vae", "act_fn", "relu"),
+        ("vae", "shift_factor", 0.1),
+        ("vae", "latents_mean", [0.0] * 4),
+    ],
+)
+def test_a_field_that_the_network_does_not_follow_is_refused_by_name(
+    source: Path, tmp_path: Path, part: str, field: str, value: object
+) -> None:
+    convert(source, tmp_path / "out", "diffusers", hints=HINTS)
+    file = tmp_path / "out" / part / "config.json"
+    config = json.loads(file.read_text())
+    config[field] = value
+    if value is None:  # transformers leaves out what has its class's default, which is quick_gelu
+        del config[field]
+    file.write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=f"config.json has {field} = "):
+        configuration(open_checkpoint(tmp_path / "out"), HINTS)
+
+
+def test_fields_said_once_for_all_levels_and_unknown_ones_are_taken(source: Path, tmp_path: Path) -> None:
+    convert(source, tmp_path / "out", "diffusers", hints=HINTS)
+    file = tmp_path / "out" / "unet" / "config.json"
+    config = json.loads(file.read_text())
+    config |= {"layers_per_block": [1, 1, 1], "sample_size": 7, "_name_or_path": "x", "zzz": 3}
+    config["layers_per_block"] = 1
+    file.write_text(json.dumps(config))
+    assert configuration(open_checkpoint(tmp_path / "out"), HINTS)["unet"]["layers"] == 1
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_a_vae_that_diffusers_cannot_hold_is_not_written_for_it(tmp_path: Path, layers: int) -> None:
+    odd = dict(TINY)
+    odd["vae"] = dataclasses.replace(TINY["vae"], layers=layers)  # type: ignore[type-var]
+    save(tmp_path / "svd.safetensors", sgm_file(random_model(odd)), {})
+    with pytest.raises(ConfigError, match=f"this vae has {layers} layers"):
+        convert(tmp_path / "svd.safetensors", tmp_path / "out", "diffusers", hints=HINTS)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, RuntimeError])
 def test_an_interrupted_conversion_leaves_nothing(
     source: Path, tmp_path: Path, stop: type[BaseException]
