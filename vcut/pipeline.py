@@ -20,6 +20,7 @@ from vcut.sampling import Callback, precondition, sample
 from vcut.settings import NAMES, Run, Settings, check_names, check_seed, resolve
 from vcut.unet import UNet
 from vcut.vae import VAE
+from weights_tools.checkpoint import is_finite
 
 N = TypeVar("N", UNet, VAE, CLIPVisionEncoder)
 
@@ -192,18 +193,21 @@ class Pipeline:
         with _stage("sampling", less if settings.sequential else f"run sequential, or {less}"):
             unet = self._placed(self.unet)
             network = bind(unet, conditioning, run.plan, run.frames, sequential=settings.sequential)
-            return sample(
-                precondition(network),
-                noise,
-                run.sigmas,
-                run.plan,
-                lambda _: run.scales,
-                sampler=settings.sampler,
-                churn=settings.churn,
-                generators=generators,
-                callback=callback,
-                progress=progress,
-            )
+            try:
+                return sample(
+                    precondition(network),
+                    noise,
+                    run.sigmas,
+                    run.plan,
+                    lambda _: run.scales,
+                    sampler=settings.sampler,
+                    churn=settings.churn,
+                    generators=generators,
+                    callback=callback,
+                    progress=progress,
+                )
+            except NotFiniteError as error:
+                raise NotFiniteError(f"{error}{self._damage()}") from error
 
     @torch.no_grad()
     def embed(self, pixels: Tensor) -> Tensor:
@@ -234,9 +238,23 @@ class Pipeline:
         if not torch.isfinite(decoded).all():
             raise NotFiniteError(
                 f"the decoded frames hold NaN or infinity: the VAE ran in {self.vae.dtype}, its decoder in "
-                f"{self.vae.decode_dtype}; float16 overflows. Load with vae_dtype=torch.float32"
+                f"{self.vae.decode_dtype}; float16 overflows. Load with vae_dtype=torch.float32{self._damage()}"
             )
         return decoded.add_(1).div_(2).clamp_(0, 1)
+
+    def _damage(self) -> str:
+        """A clause that names weights with NaN or infinity, or says how to look for them in a file."""
+        found = [
+            f"{part}.{name}"
+            for part in ("unet", "vae", "clip")
+            for name, tensor in getattr(self, part).named_parameters()
+            # what is packed cannot be looked into
+            if tensor.layout == torch.strided and not is_finite(tensor)
+        ]
+        if not found:
+            return "; `vcut-weights inspect --deep` looks for NaN in a file of weights"
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        return f"; the weights hold NaN or infinity in {', '.join(found[:3])}{more}: take a whole copy of the model"
 
     def _placed(self, network: N) -> N:
         """The network where the run happens: itself, or with offloading a copy, which dies with its last use."""

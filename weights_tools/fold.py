@@ -116,10 +116,11 @@ def _check(flag: str, have: Mode, want: Mode) -> None:
     if have is False and want is not False:
         raise ConfigError(
             f"{flag}=False cannot become {flag}={want!r}: the weights of these cross-attentions were dropped; "
-            "start from the original checkpoint"
+            "take preset vcut, or start from the original checkpoint"
         )
     if have == "linear_cached" and want is True:
         raise ConfigError(
             f"{flag}='linear_cached' cannot become {flag}=True: the product of to_out and to_v does not contain "
-            "to_q, to_k and the norm; start from the original checkpoint"
+            "to_q, to_k and the norm; take preset lossless (--preset lossless), which gives the same clips, or start "
+            "from the original checkpoint"
         )

@@ -36,7 +36,9 @@ OTHERS = {
 def test_the_message_names_it(tmp_path: Path, name: str) -> None:
     shared = {"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(32, 4, 3, 3)}
     save_file({**shared, name: torch.zeros(2)}, tmp_path / "other.safetensors")
-    with pytest.raises(CheckpointError, match=rf"other\.safetensors is {OTHERS[name]}.*, not Stable Video Diffusion"):
+    with pytest.raises(
+        CheckpointError, match=rf"other\.safetensors is {OTHERS[name]}.*, not Stable Video Diffusion"
+    ):
         open_checkpoint(tmp_path / "other.safetensors")
 
 

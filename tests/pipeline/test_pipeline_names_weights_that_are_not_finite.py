@@ -1,0 +1,46 @@
+"""A run that ends in NaN says which weights hold it, so that a damaged file is not taken for a wrong setting."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from micro import micro
+from model_files import write
+
+from vcut.errors import NotFiniteError
+from vcut.pipeline import Pipeline
+from weights_tools.cli import main as weights
+
+PICTURE = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def damaged(part: str, name: str, value: float) -> Pipeline:
+    pipe = micro()
+    with torch.no_grad():
+        getattr(pipe, part).get_parameter(name).flatten()[1] = value
+    return pipe
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize(("part", "name"), [("unet", "conv_in.weight"), ("vae", "decoder.conv_in.weight")])
+def test_the_tensor_is_named(part: str, name: str, value: float) -> None:
+    with pytest.raises(NotFiniteError, match=rf"weights hold NaN or infinity in {part}\.{name}"):
+        damaged(part, name, value).generate(PICTURE, steps=1)
+
+
+def test_a_run_that_overflows_with_sound_weights_says_where_to_look() -> None:
+    noise = torch.full((1, 3, 4, 4, 4), 1e38)
+    with pytest.raises(NotFiniteError, match="inspect --deep"):
+        micro().generate(PICTURE, steps=1, noise=noise)
+
+
+def test_inspect_reads_every_number_when_it_is_asked_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(damaged("vae", "decoder.conv_in.weight", math.nan), tmp_path / "bad.safetensors")
+    assert weights(["inspect", str(tmp_path / "bad.safetensors")]) == 0
+    assert weights(["inspect", str(tmp_path / "bad.safetensors"), "--deep"]) == 1
+    assert "fault: vae.decoder.conv_in.weight holds NaN or infinity" in capsys.readouterr().out
