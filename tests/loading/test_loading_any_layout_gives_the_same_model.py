@@ -12,6 +12,7 @@ from micro import MICRO, micro
 from model_files import write
 
 import vcut
+import vcut.loading
 from vcut.config import PRESETS, SVD, SVD_XT, SVD_XT_1_1, TINY, SVDConfig
 from vcut.errors import CheckpointError, ConfigError
 from vcut.pipeline import Pipeline
@@ -63,8 +64,14 @@ def test_a_folded_file_cannot_be_unfolded(folder: Path) -> None:
     folded = folder / "folded.safetensors"
     write(vcut.load(folder / "mine.safetensors", preset="lossless"), folded)
     same(vcut.load(folded, preset="vcut"), micro())
-    with pytest.raises(ConfigError, match=r"tca='linear_cached' cannot become tca=True"):
+    with pytest.raises(ConfigError, match=r"tca='linear_cached' cannot become tca=True.*--preset lossless"):
         vcut.load(folded, preset="baseline")
+
+
+@pytest.mark.parametrize("name", ["w.SAFETENSORS", "0" * 64, "weights", "w.safetensors.part"])
+def test_a_file_of_weights_may_have_any_name(folder: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes((folder / "mine.safetensors").read_bytes())
+    assert vcut.loading.find(str(tmp_path / name)).config == CONFIG
 
 
 def test_modes_may_be_chosen_one_by_one(folder: Path) -> None:
