@@ -89,6 +89,6 @@ def _evaluate(unet: UNet, inputs: Inputs, x: Tensor, c_noise: float) -> Tensor:
     image = inputs.latents[:, None].expand(-1, x.shape[1], -1, -1, -1)
     latents = torch.cat([noisy.to(unet.dtype), image.to(unet.dtype)], dim=2)
     # a fill, not a copy from the host
-    noise_level = torch.full((1,), c_noise, device=x.device)
+    noise_level = torch.full((1,), c_noise, dtype=torch.float32, device=x.device)
     output = unet(latents, noise_level, inputs.context, inputs.time_ids)
     return output.unflatten(0, (k, -1))

@@ -26,7 +26,7 @@ from vcut.config import (
     choose_preset,
 )
 from vcut.errors import CheckpointError, ConfigError
-from vcut.layers import assembled, device_named, for_inference
+from vcut.layers import assembled, check_dtype, device_named, for_inference
 from vcut.layers import pack as pack_weights
 from vcut.pipeline import Pipeline
 from vcut.unet import UNet, fold
@@ -95,6 +95,7 @@ def find(
     return Found(str(model), checkpoint, config)
 
 
+@torch.inference_mode(False)  # a tensor made in inference mode could never be thawed
 def load(
     model: str | PathLike[str] | Found = "tiny",
     *,
@@ -146,8 +147,9 @@ def load(
         CheckpointError: weights that are not found, damaged or not the model's; every fault is listed.
     """
     chosen = choose_preset(preset, tca, sca)
-    place = _device(device)
-    dtype = default_dtype(place) if dtype is None else dtype
+    place, dtype = _target(device, dtype)
+    check_dtype("vae_dtype", vae_dtype)
+    check_dtype("decode_dtype", decode_dtype := decode_dtype or vae_dtype)
     if not isinstance(model, Found):
         found = find(
             model,
@@ -175,7 +177,7 @@ def load(
         return for_inference(_built(kind, getattr(whole, part), state, found.checkpoint, whole.name), home)
 
     unet = network(UNet, "unet", dtype)
-    vae = network(VAE, "vae", vae_dtype).decode_in(decode_dtype or vae_dtype)
+    vae = network(VAE, "vae", vae_dtype).decode_in(decode_dtype)
     if pack and not offload:
         pack_weights(unet, vae)
     return Pipeline(
@@ -189,6 +191,7 @@ def load(
     )
 
 
+@torch.inference_mode(False)
 def load_unet(
     model: str | PathLike[str] = "tiny",
     *,
@@ -233,8 +236,7 @@ def load_unet(
     if preset is not None:
         chosen = choose_preset(preset, tca, sca)
         tca, sca = chosen.tca, chosen.sca
-    place = _device(device)
-    dtype = default_dtype(place) if dtype is None else dtype
+    place, dtype = _target(device, dtype)
     checkpoint = _open(model, ("unet",), variant, revision, token, local_only, ignore_unknown)
     found = config or UNetConfig.from_dict(unet_configuration(checkpoint))
     tensors = checkpoint.tensors("unet", tca=tca, sca=sca, dtype=dtype)
@@ -243,6 +245,7 @@ def load_unet(
     return for_inference(_built(UNet, found, dict(tensors), checkpoint, str(model)), place)
 
 
+@torch.inference_mode(False)
 def load_clip(
     model: str | PathLike[str] = "tiny",
     *,
@@ -270,10 +273,10 @@ def load_clip(
         ConfigError: a name that does not exist, or heads that do not divide the width.
         CheckpointError: weights that are not found, damaged or not CLIP's; every fault is listed.
     """
-    place = _device(device)
+    place, dtype = _target(device, dtype)
     checkpoint = _open(model, ("clip",), variant, revision, token, local_only, ignore_unknown)
     config = CLIPConfig(**clip_configuration(checkpoint))
-    state = checkpoint.read("clip", dtype=default_dtype(place) if dtype is None else dtype)
+    state = checkpoint.read("clip", dtype=dtype)
     return for_inference(_built(CLIPVisionEncoder, config, state, checkpoint, str(model)), place)
 
 
@@ -321,8 +324,12 @@ def _open(
     return open_checkpoint(path, variant, parts, ignore_unknown=ignore_unknown)
 
 
-def _device(device: str | torch.device | None) -> torch.device:
-    return device_named(default_device() if device is None else device)
+def _target(device: str | torch.device | None, dtype: torch.dtype | None) -> tuple[torch.device, torch.dtype]:
+    """Place and number type, known to work before anything is downloaded or read."""
+    place = device_named(default_device() if device is None else device)
+    dtype = default_dtype(place) if dtype is None else dtype
+    check_dtype("dtype", dtype)
+    return place, dtype
 
 
 def default_dtype(device: torch.device) -> torch.dtype:

@@ -14,7 +14,7 @@ from vcut.clip import CLIPVisionEncoder
 from vcut.conditioning import Conditioning, bind
 from vcut.config import Preset, SVDConfig
 from vcut.errors import ConfigError, NotFiniteError, OutOfMemoryError, is_out_of_memory
-from vcut.layers import assembled, device_named, for_inference, is_packed
+from vcut.layers import assembled, check_dtype, device_named, for_inference, is_packed
 from vcut.media import images as pictures
 from vcut.sampling import Callback, precondition, sample
 from vcut.settings import NAMES, Run, Settings, check_names, check_seed, resolve
@@ -72,6 +72,8 @@ class Pipeline:
         if device is not None and self.run_on is not None:
             raise ConfigError(f"the networks are offloaded and run on {self.run_on}: load the model again")
         place = self.unet.conv_in.weight.device if device is None else device_named(device)
+        if dtype is not None:
+            check_dtype("dtype", dtype)
         for network in networks:
             for_inference(network if network is self.vae else network.to(dtype), place)
         return self
@@ -157,15 +159,19 @@ class Pipeline:
         generators = _generators(settings.seed if seed is None else seed, len(pixels), settings.clips or 1)
         pixels = pixels.repeat_interleave(settings.clips or 1, dim=0)
         # the order in which diffusers draws them, so that a seed means the same clip there and here
-        image_noise = torch.stack([torch.randn(pixels.shape[1:], generator=g) for g in generators])
-        drawn = torch.stack([torch.randn(run.latent, generator=g) for g in generators])
+        image_noise, drawn = (
+            torch.stack(
+                [torch.randn(shape, generator=g, dtype=torch.float32, device="cpu") for g in generators]
+            )
+            for shape in (pixels.shape[1:], run.latent)
+        )
         if noise is None:
             noise = drawn
         elif not isinstance(noise, Tensor) or noise.shape != drawn.shape:
             got = list(noise.shape) if isinstance(noise, Tensor) else type(noise).__name__
             raise ConfigError(f"noise must be {list(drawn.shape)}, got {got}")
 
-        with _stage("encoding the picture", "take a smaller size"):
+        with _stage(self.device, "encoding the picture", "take a smaller size"):
             conditioning = self.condition(
                 pixels.to(self.device),
                 image_noise.to(self.device),
@@ -190,7 +196,7 @@ class Pipeline:
         settings = run.settings
         conditioning, noise, generators = self.prepare(run, image, seed=seed, noise=noise)
         less = "take a smaller size, fewer frames or fewer clips at a time"
-        with _stage("sampling", less if settings.sequential else f"run sequential, or {less}"):
+        with _stage(self.device, "sampling", less if settings.sequential else f"run sequential, or {less}"):
             unet = self._placed(self.unet)
             network = bind(unet, conditioning, run.plan, run.frames, sequential=settings.sequential)
             try:
@@ -227,13 +233,14 @@ class Pipeline:
         vae = self._placed(self.vae)
         latents = torch.cat([vae.encode(picture) for picture in noised[:, None]])
         numbers = [float(fps - 1), float(motion_bucket), float(noise_aug)]
-        time_ids = torch.tensor([numbers] * len(pixels), device=pixels.device)
+        time_ids = torch.tensor([numbers] * len(pixels), dtype=torch.float32, device=pixels.device)
         return Conditioning(embedding, latents, time_ids)
 
     def decode(self, latents: Tensor, chunk: int | None = 14) -> Tensor:
         """Frames ``[n, f, 3, H, W]`` in 0..1 of ``latents [n, f, 4, h, w]`` as the sampler leaves them."""
         now = "all at once" if chunk is None else f"{chunk}"
-        with _stage("decoding", f"decode fewer frames at a time (now {now}), or in half precision", latents):
+        less = f"decode fewer frames at a time (now {now}), or in half precision"
+        with _stage(self.device, "decoding", less, latents):
             decoded = self._placed(self.vae).decode(latents / self.config.vae.scale, chunk).float()
         if not torch.isfinite(decoded).all():
             raise NotFiniteError(
@@ -268,10 +275,15 @@ def copied_to(network: N, device: torch.device) -> N:
 
 
 @contextlib.contextmanager
-def _stage(what: str, advice: str, latents: Tensor | None = None) -> Iterator[None]:
-    """Turn torch's out-of-memory errors into one that says what to do."""
+def _stage(device: torch.device, what: str, advice: str, latents: Tensor | None = None) -> Iterator[None]:
+    """Compute in the networks' own dtypes, and turn torch's out-of-memory errors into one that says what to do."""
+    if device.type == "meta":
+        raise ConfigError(
+            "the weights are on the meta device: vcut.load(offload=True) is how they are offloaded"
+        )
     try:
-        yield
+        with torch.autocast(device.type, enabled=False):
+            yield
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, OutOfMemoryError) or not is_out_of_memory(error):
             raise

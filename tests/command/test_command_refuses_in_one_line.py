@@ -178,9 +178,9 @@ FAULTS = {
     "generate photo.jpg --tca maybe": "expected true, linear_cached or false",
     "generate photo.jpg --after-context some": "invalid choice: 'some'",
     "generate photo.jpg --dtype int8": "invalid choice: 'int8'",
-    "generate photo.jpg --device abacus": "there is no such kind of device",
-    "generate photo.jpg --device meta": "this machine has none",
-    "generate photo.jpg --device cuda:99": "this machine has none",
+    "generate photo.jpg --device abacus": "there is no device 'abacus' here; there is cpu",
+    "generate photo.jpg --device meta": "nothing is computed there",
+    "generate photo.jpg --device cuda:99": "there is no device 'cuda:99' here; there is cpu",
     # models
     "generate photo.jpg --model nowhere": "no model of that name",
     "generate photo.jpg --model SVD": "did you mean svd?",

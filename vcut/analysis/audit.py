@@ -165,16 +165,18 @@ def audit(
     """
     config = unet.config
     device = unet.conv_in.weight.device
-    draw = torch.Generator().manual_seed(seed)
+    drawn: dict[str, Any] = dict(
+        generator=torch.Generator().manual_seed(seed), dtype=torch.float32, device="cpu"
+    )
     if embedding is None:
         clips = 2 if latents is None else len(latents)
-        embedding = torch.randn(clips, 1, config.context_dim, generator=draw)
+        embedding = torch.randn(clips, 1, config.context_dim, **drawn)
     b = len(embedding)
     if latents is None:
         size = (config.stride, 2 * config.stride)
-        latents = torch.randn(b, 3, config.in_channels, *size, generator=draw)
-    time_ids = 100 * torch.rand(b, config.time_ids, generator=draw)
-    c_noise = torch.full((b,), math.log(sigma) / 4)
+        latents = torch.randn(b, 3, config.in_channels, *size, **drawn)
+    time_ids = 100 * torch.rand(b, config.time_ids, **drawn)
+    c_noise = torch.full((b,), math.log(sigma) / 4, dtype=torch.float32, device="cpu")
     embedding = embedding.to(device)
 
     blocks = list(_blocks(unet))

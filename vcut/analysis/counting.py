@@ -192,7 +192,8 @@ def unet_counts(config: UNetConfig, frames: int, height: int, width: int) -> UNe
     for name, mode in (("spatial cross-attention", config.sca), ("temporal cross-attention", config.tca)):
         if mode is not True:
             call, elements = call | {name: Count()}, elements | {name: 0}
-    positions = macs(lambda: [transformer.positions(frames) for transformer in unet.transformers()])
+    meta = torch.device("meta")
+    positions = macs(lambda: [transformer.positions(frames, meta) for transformer in unet.transformers()])
     context = macs(lambda: unet.cache_context(on_meta(1, 1, config.context_dim), frames))
     return UNetCounts(
         parts=tuple(PartCount(name, sizes[name], call[name], elements[name]) for name in PARTS),

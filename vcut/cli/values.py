@@ -144,20 +144,12 @@ def device(name: str) -> str | None:
     """The device to run on, once torch is known to reach it; None for ``auto``."""
     if name == "auto":
         return None
-    import torch
+    from vcut.layers import device_named
 
     try:
-        kind = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(
-            f"--device {name}: there is no such kind of device; use cpu, cuda or mps"
-        ) from error
-    there = {
-        "cpu": True,
-        "meta": False,
-        "cuda": torch.cuda.is_available() and (kind.index or 0) < torch.cuda.device_count(),
-        "mps": torch.backends.mps.is_available(),
-    }
-    if not there.get(kind.type, True):
-        raise ConfigError(f"--device {name}: this machine has none that torch can use; try --device cpu")
-    return name
+        device = device_named(name)
+    except ConfigError as error:
+        raise ConfigError(f"--device {name}: {error}") from error
+    if device.type == "meta":
+        raise ConfigError(f"--device {name}: nothing is computed there")
+    return str(device)

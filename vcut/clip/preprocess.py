@@ -40,7 +40,9 @@ def preprocess(images: Tensor, size: int = 224) -> Tensor:
     x = _blur_width(x.mT, x.shape[2] / size).mT
     x = F.interpolate(x, (size, size), mode="bicubic", align_corners=True)
     # float32 first, whatever x is, as the official buffers are
-    mean, std = (torch.tensor(values).view(3, 1, 1).to(x) for values in (MEAN, STD))
+    mean, std = (
+        torch.tensor(values, dtype=torch.float32, device="cpu").view(3, 1, 1).to(x) for values in (MEAN, STD)
+    )
     return ((x + 1) / 2 - mean) / std
 
 
@@ -58,9 +60,9 @@ def _blur_width(x: Tensor, factor: float) -> Tensor:
 def _gaussian(factor: float) -> Tensor:
     """Odd number of taps of the blur, float64, summing to 1."""
     if factor <= 1:  # the official width is then 0.001 pixels: every tap but the centre underflows to 0
-        return torch.ones(1, dtype=torch.float64)
+        return torch.ones(1, dtype=torch.float64, device="cpu")
     sigma = max((factor - 1) / 2, 0.001)
     length = int(max(4 * sigma, 3)) | 1  # the next odd number if even
-    d = torch.arange(length, dtype=torch.float64) - length // 2
+    d = torch.arange(length, dtype=torch.float64, device="cpu") - length // 2
     taps = torch.exp(-(d**2) / (2 * sigma**2))
     return taps / taps.sum()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vcut.kernels.parts import Parts
+from vcut.kernels.runtime import is_watched
 
 Merge = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Mean and variance of each channel, ``[n, c]``, to the mean and variance that it is normalised with, ``[n, c]``."""
@@ -22,7 +23,7 @@ def normalised(x: Tensor, merge: Merge, weight: Tensor, bias: Tensor, eps: float
     ``mean`` and ``var`` are what ``merge`` makes of the channels' own moments. Those are taken about each channel's
     own mean, so a large mean costs no digits. Half precision is computed in float32 and rounded once.
     """
-    if x.device.type == "cpu" and not (is_recording(x, weight) or torch.compiler.is_compiling()):
+    if x.device.type == "cpu" and not (is_watched(x, weight) or torch.compiler.is_compiling()):
         return _as_batch_norm(x, merge, weight, bias, eps)
     dtype = torch.promote_types(x.dtype, torch.float32)
     own_mean = x.mean(dim=1, keepdim=True, dtype=dtype)
@@ -40,11 +41,6 @@ def normalised(x: Tensor, merge: Merge, weight: Tensor, bias: Tensor, eps: float
     for some in parts:
         parts.keep(torch.addcmul(shift, centred(some), scale).to(x.dtype))
     return parts.result
-
-
-def is_recording(x: Tensor, weight: Tensor) -> bool:
-    """Whether what is computed of ``x`` and ``weight`` is recorded for gradients."""
-    return torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
 
 
 def _as_batch_norm(x: Tensor, merge: Merge, weight: Tensor, bias: Tensor, eps: float) -> Tensor:

@@ -9,6 +9,8 @@ import ctypes
 import sys
 
 import torch
+from torch import Tensor
+from torch.autograd import forward_ad
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 """Options of mallopt, as in glibc's malloc.h."""
@@ -31,6 +33,15 @@ def keep_large_blocks() -> bool:
     largest = 2**31 - 1
     wanted = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, largest), (M_TOP_PAD, 64 << 20))
     return all(mallopt(option, value) == 1 for option, value in wanted)
+
+
+def is_watched(*tensors: Tensor) -> bool:
+    """Whether what is computed of ``tensors`` is recorded for gradients, or transformed by ``torch.func``."""
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        return True
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def is_emulated(dtype: torch.dtype) -> bool:

@@ -5,7 +5,7 @@ Shapes: b clips, f frames, h w grid, c channels. Activations are channels-last, 
 of the same memory.
 """
 
-from vcut.layers.assembly import assembled, device_named, for_inference
+from vcut.layers.assembly import assembled, check_dtype, device_named, for_inference
 from vcut.layers.conv import Conv, TemporalConv, UpsamplingConv
 from vcut.layers.linear import GEGLU
 from vcut.layers.modules import Modules
@@ -21,6 +21,7 @@ __all__ = [
     "TemporalConv",
     "UpsamplingConv",
     "assembled",
+    "check_dtype",
     "device_named",
     "for_inference",
     "is_packed",

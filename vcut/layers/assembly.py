@@ -26,16 +26,28 @@ def assembled(kind: Callable[[C], M], config: C, state: Mapping[str, Tensor]) ->
     return network
 
 
-def device_named(name: str | torch.device) -> torch.device:
-    """The device of that name.
+def device_named(name: object) -> torch.device:
+    """The device of that name, on which torch was seen to make a tensor.
 
     Raises:
-        ConfigError: torch knows no such kind of device.
+        ConfigError: torch does not reach it here; the message lists those that it reaches.
     """
     try:
-        return torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"there is no device {name!r}; use 'cpu', 'cuda', 'cuda:1' or 'mps'") from error
+        return torch.empty(0, device=name).device  # type: ignore[call-overload]  # any name: that is the question
+    except Exception as error:  # of as many kinds as torch has devices
+        kind = torch.accelerator.current_accelerator(check_available=True)
+        there = ["cpu", *(f"{kind}:{i}" for i in range(torch.accelerator.device_count()))]
+        raise ConfigError(f"there is no device {str(name)!r} here; there is {', '.join(there)}") from error
+
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+"""Number types in which the networks compute."""
+
+
+def check_dtype(what: str, dtype: object) -> None:
+    """Raise :class:`ConfigError` unless the networks compute in ``dtype``."""
+    if dtype not in DTYPES:
+        raise ConfigError(f"{what} must be one of {', '.join(map(str, DTYPES))}, got {dtype!r}")
 
 
 def for_inference(network: M, device: torch.device) -> M:

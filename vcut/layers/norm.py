@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from vcut.kernels.norm import is_recording, normalised
+from vcut.kernels.norm import normalised
+from vcut.kernels.runtime import is_watched
 
 
 class GroupNorm(nn.GroupNorm):
@@ -16,7 +17,7 @@ class GroupNorm(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = x.flatten(1, -2)  # [n, t, c]
-        if x.device.type == "cpu" and is_recording(x, self.weight):
+        if x.device.type == "cpu" and is_watched(x, self.weight):
             return super().forward(tokens.mT.contiguous()).mT.contiguous().view(x.shape)
         return normalised(tokens, self._merged, self.weight, self.bias, self.eps).view(x.shape)
 

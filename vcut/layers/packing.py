@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from vcut.errors import ConfigError
 from vcut.kernels import onednn, upsampling, winograd
 from vcut.kernels.parts import Parts
+from vcut.kernels.runtime import is_watched
 from vcut.layers.conv import Conv, TemporalConv, UpsamplingConv
 from vcut.layers.linear import GEGLU
 
@@ -155,8 +156,11 @@ class Packed(nn.Module, ABC):
             self._refuse(
                 "computed under torch.autocast", "leave autocast, or load the model in the wanted dtype"
             )
-        if torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad):
-            self._refuse("trained or differentiated", "use torch.no_grad(), or an unpacked network")
+        if is_watched(x, self.weight):
+            self._refuse(
+                "trained, differentiated or transformed by torch.func",
+                "use torch.no_grad(), or an unpacked network",
+            )
         return self.compute(x)
 
     def extra_repr(self) -> str:

@@ -58,9 +58,9 @@ class Ramp:
     def __call__(self, frames: int) -> Tensor:
         """The scale of each frame, ``[frames]`` in float64."""
         if self.shape == "linear":
-            return torch.linspace(self.minimum, self.maximum, frames, dtype=torch.float64)
+            return torch.linspace(self.minimum, self.maximum, frames, dtype=torch.float64, device="cpu")
         # The height of a single frame is 0.
-        height = 1 - torch.linspace(-1, 1, frames, dtype=torch.float64).abs()
+        height = 1 - torch.linspace(-1, 1, frames, dtype=torch.float64, device="cpu").abs()
         return self.minimum + (self.maximum - self.minimum) * height
 
 

@@ -72,7 +72,7 @@ def karras_sigmas(
         )
     if not 0 < rho < math.inf:
         raise ConfigError(f"rho must be positive, got {rho}")
-    ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
+    ramp = torch.linspace(0, 1, steps, dtype=torch.float64, device="cpu")
     high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
     return check_sigmas((high + ramp * (low - high)) ** rho)
 
@@ -127,6 +127,6 @@ def interpolate_sigmas(values: Tensor | Sequence[float], steps: int) -> Tensor:
     logs = check_sigmas(values)[:-1].log()
     if len(logs) < 2:
         raise ConfigError("interpolation needs at least two positive sigmas")
-    places = torch.linspace(0, len(logs) - 1, steps + 1, dtype=torch.float64)[:-1]
+    places = torch.linspace(0, len(logs) - 1, steps + 1, dtype=torch.float64, device="cpu")[:-1]
     left = places.floor().long()
     return check_sigmas(torch.lerp(logs[left], logs[left + 1], places - left).exp())

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vcut.config import Level, Mode, UNetConfig
+from vcut.config import Level, Mode, UNetConfig, whole_number
 from vcut.errors import ConfigError
 from vcut.layers import Conv, FrameNorm, Modules, UpsamplingConv, is_packed
 from vcut.unet.attention import CrossAttention
@@ -223,6 +223,8 @@ class UNet(nn.Module):
             ConfigError: the embedding has another shape, or its number of tokens or frames does not fit.
         """
         d = self.config.context_dim
+        if not torch.compiler.is_compiling():  # a compiler's number may be a symbol, and comes from latents
+            frames = whole_number("frames", frames)
         if embedding.ndim not in (3, 4) or embedding.shape[-1] != d:
             raise ConfigError(
                 f"a context is [b, tokens, {d}] or [b, frames, tokens, {d}], got {list(embedding.shape)}"
@@ -263,7 +265,7 @@ class UNet(nn.Module):
             ConfigError: a shape does not fit; the message names the expected and the found.
         """
         if not isinstance(c_noise, Tensor):
-            c_noise = torch.full((1,), float(c_noise), device=x.device)
+            c_noise = torch.full((1,), float(c_noise), dtype=torch.float32, device=x.device)
         self._check(x, c_noise, time_ids)
         if isinstance(context, Tensor):
             context = self.cache_context(context, frames=x.shape[1])
@@ -289,7 +291,7 @@ class UNet(nn.Module):
 
     def _check(self, x: Tensor, c_noise: Tensor, time_ids: Tensor) -> None:
         c = self.config
-        if x.ndim != 5 or x.shape[2] != c.in_channels:
+        if x.ndim != 5 or x.shape[2] != c.in_channels or 0 in x.shape:
             raise ConfigError(f"latents are [b, f, {c.in_channels}, h, w], got {list(x.shape)}")
         h, w = x.shape[3:]
         if h % c.stride or w % c.stride:

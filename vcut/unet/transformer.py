@@ -124,11 +124,11 @@ class Transformer(nn.Module):
             )
             for spatial, temporal in zip(self.spatial, self.temporal, strict=True)
         )
-        return TransformerContext(blocks, self.positions(frames))
+        return TransformerContext(blocks, self.positions(frames, embedding.device))
 
-    def positions(self, frames: int) -> Tensor:
+    def positions(self, frames: int, device: torch.device) -> Tensor:
         """Embeddings ``[f, 1, c]`` of the positions 0 to ``frames - 1`` in time."""
-        numbers = torch.arange(frames, device=self.mix_factor.device)
+        numbers = torch.arange(frames, device=device)
         return self.position(sinusoid(numbers, self.channels))[:, None]
 
     def forward(self, x: Tensor, context: TransformerContext) -> Tensor:
