@@ -43,7 +43,7 @@ class Parts:
         self._result: Tensor | None = None
 
     def __len__(self) -> int:
-        return max(1, math.ceil(self._slices / self._at_a_time))
+        return 1 if self._at_a_time >= self._slices else math.ceil(self._slices / self._at_a_time)
 
     def __iter__(self) -> Iterator[slice]:
         if len(self) == 1:
