@@ -195,11 +195,11 @@ def test_autocast_is_refused(packed_unet: UNet) -> None:
 def test_training_is_refused(packed_unet: UNet) -> None:
     call(packed_unet)  # gradients are enabled, and nothing wants one
     packed_unet.requires_grad_(True)
-    with pytest.raises(ConfigError, match="trained or differentiated"):
+    with pytest.raises(ConfigError, match="trained, differentiated or transformed"):
         call(packed_unet)
     packed_unet.requires_grad_(False)
     x = torch.randn(1, 2, 8, 8, 8, requires_grad=True)
-    with pytest.raises(ConfigError, match="trained or differentiated"):
+    with pytest.raises(ConfigError, match="trained, differentiated or transformed"):
         packed_unet(x, 0.3, torch.randn(1, 1, MICRO.unet.context_dim), torch.zeros(1, 3))
 
 
