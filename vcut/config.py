@@ -135,8 +135,8 @@ def choose_preset(preset: str | Preset, tca: Mode | None = None, sca: Mode | Non
     Raises:
         ConfigError: there is no such preset, or no such mode.
     """
-    if isinstance(preset, str):
-        if preset not in PRESETS:
+    if not isinstance(preset, Preset):
+        if not isinstance(preset, str) or preset not in PRESETS:
             raise ConfigError(f"there is no preset {preset!r}: choose one of {', '.join(PRESETS)}")
         preset = PRESETS[preset]
     tca = preset.tca if tca is None else tca

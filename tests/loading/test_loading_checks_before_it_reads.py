@@ -44,3 +44,9 @@ def test_a_number_type_in_which_no_network_computes(load: Callable[..., Any], dt
         for name in ("vae_dtype", "decode_dtype"):
             with pytest.raises(ConfigError, match=re.escape(f"{name} {says}")):
                 load("svd-xt", **{name: dtype})
+
+
+@pytest.mark.parametrize("preset", [2.5, [], object, b"vcut"], ids=repr)
+def test_what_is_no_preset(preset: Any) -> None:
+    with pytest.raises(ConfigError, match="there is no preset"):
+        vcut.load("svd-xt", preset=preset)

@@ -220,6 +220,14 @@ def test_nothing_to_compute_is_refused(axis: int) -> None:
         call(unet(), X.narrow(axis, 0, 0))
 
 
+@pytest.mark.parametrize("name", ["x", "time_ids"])
+@pytest.mark.parametrize("value", [None, "x", [1.0]], ids=repr)
+def test_what_is_no_tensor_is_named(name: str, value: Any) -> None:
+    given = dict(x=X, c_noise=0.3, context=CONTEXT, time_ids=IDS) | {name: value}
+    with pytest.raises(ConfigError, match=f"{name} must be a tensor"):
+        unet()(**given)
+
+
 @pytest.mark.parametrize("frames", [0, -1, 2.0, "3", None])
 def test_frames_of_a_context_are_a_whole_number(frames: Any) -> None:
     with pytest.raises(ConfigError, match="frames must be a whole number of at least 1"):

@@ -264,6 +264,9 @@ class UNet(nn.Module):
         Raises:
             ConfigError: a shape does not fit; the message names the expected and the found.
         """
+        for name, given in (("x", x), ("time_ids", time_ids)):
+            if not isinstance(given, Tensor):
+                raise ConfigError(f"{name} must be a tensor, got {given!r}")
         if not isinstance(c_noise, Tensor):
             c_noise = torch.full((1,), float(c_noise), dtype=torch.float32, device=x.device)
         self._check(x, c_noise, time_ids)
