@@ -45,6 +45,7 @@ def test_sizes_and_dead_parameters_are_those_of_the_layers(unet: UNet) -> None:
     assert tokens == [128, 128, 32, 32, 8, 8, 2, 8, 8, 8, 32, 32, 32, 128, 128, 128]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_random_weights_pass_in_every_dtype(dtype: torch.dtype) -> None:
     report = audit(random_unet().to(dtype))
@@ -77,6 +78,7 @@ def test_the_constant_is_the_norm_of_what_is_added_beside_that_of_its_stream(une
         assert softmax.constant == pytest.approx(linear.constant, rel=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tca", "sca", "rows", "softmax"),
     [

@@ -111,6 +111,8 @@ def test_defaults_leave_everything_to_the_library(photo: str, calls: Calls) -> N
             "offload": False,
             "pack": True,
             "variant": None,
+            "revision": None,
+            "ignore_unknown": False,
         }
     ]
     (call,) = calls.follow

@@ -327,6 +327,7 @@ def start(*args: str, **options: Any) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_the_module_runs_as_the_command(workplace: Path) -> None:
     process = start("generate", "missing.jpg")
     out, err = process.communicate(timeout=60)

@@ -85,6 +85,7 @@ def test_every_mode_costs_on_real_tensors_what_the_meta_device_said(tca: Mode, s
     assert counts.parameters == counting.parameters(unet)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clips", [1, 2, 5])
 def test_a_call_on_several_clips_is_counted_from_one(clips: int) -> None:
     config = tiny(True, True)

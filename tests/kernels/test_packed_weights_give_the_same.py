@@ -87,6 +87,7 @@ def test_upsampling_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert relative(network(x), expected) < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
 @torch.no_grad()
 def test_a_whole_clip(preset: str) -> None:

@@ -66,6 +66,7 @@ def test_vbenchs_suite_in_three_settings_costs_no_more(
     assert grown < 8e6
 
 
+@pytest.mark.slow
 def test_no_clip_leaves_anything_in_memory(tmp_path: Path) -> None:
     asked, tasks = make_sweep(make_pictures(tmp_path / "pictures", 40), clips=1)
     manifest.write_sweep(tmp_path / "OUT", asked)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -27,12 +28,26 @@ HINTS = Hints(head_dim=32, clip_head_dim=16)
 LAYERS = {"temporal": TINY, "image": IMAGE_DECODER}
 
 
-@pytest.fixture(params=LAYERS)
-def source(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A complete single file, with and without temporal layers in the decoder."""
+@pytest.fixture(scope="module", params=LAYERS)
+def original(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete single file, with and without temporal layers in the decoder. Tests have copies of it."""
     name = {"temporal": "svd_xt", "image": "svd_xt_image_decoder"}[request.param]
-    save(tmp_path / f"{name}.safetensors", sgm_file(random_model(LAYERS[request.param])), {})
-    return tmp_path / f"{name}.safetensors"
+    path = tmp_path_factory.mktemp("original") / f"{name}.safetensors"
+    save(path, sgm_file(random_model(LAYERS[request.param])), {})
+    return path
+
+
+@pytest.fixture
+def source(original: Path, tmp_path: Path) -> Path:
+    return shutil.copy(original, tmp_path / original.name)
+
+
+@pytest.fixture(scope="module")
+def exported(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model as a folder of diffusers."""
+    out = tmp_path_factory.mktemp("exported") / "out"
+    convert(original, out, "diffusers", hints=HINTS)
+    return out
 
 
 def structures(source: Path) -> dict[Part, Structure]:
@@ -332,10 +347,9 @@ def test_what_a_vcut_file_says_survives_an_export(
     ],
 )
 def test_an_ill_formed_configuration_of_a_folder_is_one_line(
-    tmp_path: Path, file: str, content: object, error: type[VcutError], sentence: str
+    exported: Path, tmp_path: Path, file: str, content: object, error: type[VcutError], sentence: str
 ) -> None:
-    save(tmp_path / "svd.safetensors", sgm_file(random_model()), {})
-    convert(tmp_path / "svd.safetensors", tmp_path / "out", "diffusers", hints=HINTS)
+    shutil.copytree(exported, tmp_path / "out")
     (tmp_path / "out" / file).write_text(json.dumps(content))
     with pytest.raises(error, match=sentence) as caught:
         configuration(open_checkpoint(tmp_path / "out"), HINTS)
@@ -364,9 +378,9 @@ def test_an_ill_formed_configuration_of_a_folder_is_one_line(
     ],
 )
 def test_a_field_that_the_network_does_not_follow_is_refused_by_name(
-    source: Path, tmp_path: Path, part: str, field: str, value: object
+    exported: Path, tmp_path: Path, part: str, field: str, value: object
 ) -> None:
-    convert(source, tmp_path / "out", "diffusers", hints=HINTS)
+    shutil.copytree(exported, tmp_path / "out")
     file = tmp_path / "out" / part / "config.json"
     config = json.loads(file.read_text())
     config[field] = value
@@ -377,8 +391,8 @@ def test_a_field_that_the_network_does_not_follow_is_refused_by_name(
         configuration(open_checkpoint(tmp_path / "out"), HINTS)
 
 
-def test_fields_said_once_for_all_levels_and_unknown_ones_are_taken(source: Path, tmp_path: Path) -> None:
-    convert(source, tmp_path / "out", "diffusers", hints=HINTS)
+def test_fields_said_once_for_all_levels_and_unknown_ones_are_taken(exported: Path, tmp_path: Path) -> None:
+    shutil.copytree(exported, tmp_path / "out")
     file = tmp_path / "out" / "unet" / "config.json"
     config = json.loads(file.read_text())
     config |= {"layers_per_block": [1, 1, 1], "sample_size": 7, "_name_or_path": "x", "zzz": 3}
