@@ -57,6 +57,7 @@ def test_random_weights_pass_in_every_dtype(dtype: torch.dtype) -> None:
     assert all(row.largest_logit is not None and row.largest_logit > 1e-2 for row in report.rows)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_constant_is_the_norm_of_what_is_added_beside_that_of_its_stream(unet: UNet) -> None:
     args = inputs()
@@ -126,6 +127,7 @@ def test_a_folded_weight_that_is_wrong_is_caught_in_its_row_alone(dtype: torch.d
     assert report.worst_difference == max(row.difference for row in report.rows if row.place == place)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_layer_whose_attention_is_not_its_fold_is_caught() -> None:
     """Such as one that scales what it returns: the softmax alone would not show it."""
@@ -162,6 +164,7 @@ def test_nan_is_an_error_and_not_a_maximum() -> None:
         audit(unet)
 
 
+@pytest.mark.slow
 def test_given_inputs_are_used(unet: UNet) -> None:
     args = inputs(b=3)
     given = audit(unet, args.context, latents=args.x)

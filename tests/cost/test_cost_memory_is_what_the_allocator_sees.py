@@ -39,6 +39,7 @@ def allocated(run: Callable[[], object]) -> int:
     return peak
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tca", "clips", "frames", "height", "width"),
     [(True, 2, 3, 16, 24), (False, 1, 5, 24, 16)],
@@ -76,6 +77,7 @@ def test_tensors_that_are_gone_do_not_count() -> None:
     assert peak_bytes(lambda: x.add_(1)) == 0  # in place
 
 
+@pytest.mark.slow
 def test_half_precision_takes_half_and_one_branch_half_of_two() -> None:
     config = dataclasses.replace(SVDConfig(), unet=SMALL, vae=SMALL_VAE, clip=SMALL_CLIP)
 

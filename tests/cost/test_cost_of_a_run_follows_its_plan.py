@@ -32,6 +32,7 @@ def small(preset: str = "vcut", **settings: Any) -> CostReport:
     return cost(SMALL, **{"steps": STEPS, "preset": preset, "memory": False, **settings})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["baseline", "lossless", "vcut"])
 def test_every_later_cut_costs_more_by_one_single_call(preset: str) -> None:
     runs = [small(preset, cut=c) for c in range(1, STEPS + 2)]

@@ -45,6 +45,7 @@ def rows_written_out(unet: UNet, context: Tensor, order: str) -> Iterator[None]:
         handle.remove()
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("clips", [1, 2, 3])
 def test_it_equals_the_computation_as_it_was(clips: int) -> None:
@@ -126,6 +127,7 @@ def test_it_needs_the_lossless_form() -> None:
             interleaved(random_unet(tca, True), inputs().context, HEIGHT, WIDTH, frames=3)
 
 
+@pytest.mark.slow
 def test_the_script_prints_shares_estimates_and_runs(capsys: pytest.CaptureFixture[str]) -> None:
     main(["tiny", "--random", "--latents", "8x4", "--frames", "2", "--steps", "4"])
     lines = capsys.readouterr().out.splitlines()

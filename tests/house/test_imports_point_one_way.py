@@ -69,6 +69,7 @@ def run(code: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 def test_importing_the_unet_loads_torch_alone() -> None:
     loaded = run(
         "import torch, sys; before = set(sys.modules); import vcut.unet; "
@@ -77,6 +78,7 @@ def test_importing_the_unet_loads_torch_alone() -> None:
     assert set(loaded.split()) <= {"vcut", "weights_tools"} | set(sys.stdlib_module_names)
 
 
+@pytest.mark.slow
 def test_the_unet_needs_nothing_of_weights_tools_but_errors_and_configurations() -> None:
     loaded = run(
         "import sys, vcut.unet, vcut.vae, vcut.clip; print(*sorted(m for m in sys.modules if 'weights_tools' in m))"
@@ -88,6 +90,7 @@ def test_importing_vcut_loads_nothing() -> None:
     assert run("import sys, vcut; print('torch' in sys.modules)") == "False"
 
 
+@pytest.mark.slow
 def test_importing_prints_nothing_and_touches_no_setting() -> None:
     assert (
         run(

@@ -68,6 +68,7 @@ def test_parts_are_few_even_and_within_their_size(slices: int, slice_bytes: int,
     assert count == 1 or ceil(slices / (count - 1)) > number  # smaller ones would be more
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     small_parts(monkeypatch)
     unet, (x, *rest) = unet_call()

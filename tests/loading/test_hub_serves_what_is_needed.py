@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from hub_server import COMMIT, REPOSITORY, Handler, Hub, repository, serving
-from huggingface_hub import close_session, constants, file_download
+from huggingface_hub import constants, file_download
 from huggingface_hub.utils import _http
 from micro import micro
 from model_files import write
@@ -24,6 +24,11 @@ import vcut
 from vcut import hub
 from vcut.errors import CheckpointError
 from weights_tools.cli import main as weights
+
+try:
+    from huggingface_hub import close_session
+except ImportError:
+    pytest.skip("the server speaks to the Hub's client from version 1 on", allow_module_level=True)
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 WANTED = {

@@ -53,6 +53,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path, suffix: str) -> None:
         images.pixels(path)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(data=st.data(), suffix=st.sampled_from([".png", ".jpg", ".gif", ".webp", ".tiff"]))
 def test_damaged_bytes_give_a_picture_or_a_media_error(

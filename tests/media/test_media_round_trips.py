@@ -48,7 +48,7 @@ def test_frames_come_back(tmp_path: Path, name: str, worst: float, mean: float, 
     assert error.mean() < mean
 
 
-@pytest.mark.parametrize("fps", [1, 6, 7, 23.976, Fraction(30000, 1001), 50])
+@pytest.mark.parametrize("fps", [1, 7, Fraction(30000, 1001), 50])
 @pytest.mark.parametrize("suffix", [".mp4", ".gif", ".webp"])
 def test_the_rate_comes_back(tmp_path: Path, suffix: str, fps: float | Fraction) -> None:
     frames = moving(25)

@@ -38,6 +38,7 @@ class Stacks(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part_bytes", [parts.PART_BYTES["cpu"], 2048])
 @torch.no_grad()
 def test_from_the_unet_to_a_convolution_are_five_functions(

@@ -57,6 +57,7 @@ def test_moments_and_mode_of_two_pictures(case: tuple[VAE, dict[str, Tensor]]) -
     assert relative_error(vae.encode(io["in.x"]), io["mode.f64"]) < EXACT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("frames", "golden"), [(3, "dec_t3.f64"), (6, "dec_t6.f64"), (1, "dec_t1.f64")])
 def test_decoding_clips_of_every_length(
     case: tuple[VAE, dict[str, Tensor]], frames: int, golden: str

@@ -153,6 +153,7 @@ def test_contexts_are_made_before_the_first_step(
     assert set(order[contexts:]) == {"call"}
 
 
+@pytest.mark.slow
 def test_the_library_lists_its_names() -> None:
     names = {"Pipeline", "Settings", "audit", "cost", "load", "load_unet", "media", "unet", "__version__"}
     assert names <= set(dir(vcut))

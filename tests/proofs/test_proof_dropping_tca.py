@@ -32,6 +32,7 @@ def point_of_addition(block: Block, x: Tensor, cached: Cached) -> Tensor:
     return stream.view_as(x)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("index", [0, 5, 6, 15])
 def test_the_stream_with_it_is_the_stream_without_it_plus_one_vector_per_clip(index: int) -> None:

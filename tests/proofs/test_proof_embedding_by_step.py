@@ -78,6 +78,7 @@ def same_until(a: Sequence[Record], b: Sequence[Record]) -> int:
     return agree.index(False) if False in agree else len(agree)
 
 
+@pytest.mark.slow
 @every_cut
 @every_scale
 def test_at_no_step_is_a_run_whose_embedding_is_zero(cut: int | None, scale: Scale) -> None:
@@ -92,6 +93,7 @@ def test_at_all_steps_is_an_ordinary_run(cut: int | None, scale: Scale) -> None:
     assert same_until(run(range(1, STEPS + 1), cut, scale), run(None, cut, scale)) == STEPS
 
 
+@pytest.mark.slow
 @every_cut
 @every_scale
 @pytest.mark.parametrize("last", [1, 3, 5])
@@ -101,6 +103,7 @@ def test_early_steps_only_follow_the_ordinary_run_up_to_the_last_of_them(
     assert same_until(run(range(1, last + 1), cut, scale), run(None, cut, scale)) == last
 
 
+@pytest.mark.slow
 @every_cut
 @every_scale
 @pytest.mark.parametrize("first", [2, 4, 6])

@@ -169,7 +169,7 @@ def test_a_header_that_only_the_library_refuses(
     header, body = opened(sound)
     text = json.dumps(header).replace('"data_offsets": [0,', '"data_offsets": [-0,')
     path = stored(tmp_path / "bad.safetensors", text, body)
-    with pytest.raises(Exception, match="expected usize"):
+    with pytest.raises(Exception, match=r"(?i)header"):
         safe_open(path, framework="pt")
     assert all("is damaged" in said for said in verdicts(path, sound.parent, capsys).values())
 
