@@ -157,7 +157,8 @@ def test_a_run_that_is_stopped_gives_the_last_estimate(sampler: Sampler) -> None
     assert torch.equal(whole, seen[-1].latents)
 
 
-@given(s_churn=st.floats(0, 40), s_noise=st.floats(0, 2), steps=st.integers(1, 8))
+# The noise that is missing is a root of a difference: next to no churn leaves it next to no digits, here as there.
+@given(s_churn=st.just(0.0) | st.floats(0.01, 40), s_noise=st.floats(0, 2), steps=st.integers(1, 8))
 @settings(max_examples=20, deadline=None)
 def test_heun_is_edms_algorithm_2_line_by_line(s_churn: float, s_noise: float, steps: int) -> None:
     generator = Generator().manual_seed(5)
