@@ -105,8 +105,8 @@ class Settings:
     )
     sigmas: SigmaName | tuple[float, ...] = _setting(
         "karras",
-        "noise levels: karras; ays, which Align Your Steps found best for 10 steps; or falling numbers of your own, "
-        "one for each step",
+        "noise levels: karras, or ays, which Align Your Steps found best for 10 steps; in Python and in a table of "
+        "settings also falling numbers of your own, one for each step",
     )
     cut: int | Literal["preset"] | None = _setting(
         "preset",

@@ -125,22 +125,6 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     options.add_preset(group)
 
     group = parser.add_argument_group("sampling")
-    options.add_settings(
-        group,
-        *(
-            "steps",
-            "sampler",
-            "sigmas",
-            "cut",
-            "after",
-            "embedding",
-            "guidance",
-            "guidance_interval",
-            "frames",
-            "fps",
-            "motion_bucket",
-            "noise_aug",
-        ),
-    )
+    options.add_settings(group, "cut", *options.SAMPLING)
 
     models.add_speed(parser)

@@ -34,6 +34,21 @@ FORMS: dict[str, dict[str, Any]] = {
 }
 """Arguments of argparse for settings that are one option: how its text becomes the setting."""
 
+SAMPLING = (
+    "steps",
+    "sampler",
+    "sigmas",
+    "after",
+    "embedding",
+    "guidance",
+    "guidance_interval",
+    "frames",
+    "fps",
+    "motion_bucket",
+    "noise_aug",
+)
+"""Settings of the sampler that every command which makes clips offers. The cut is apart: a sweep has several."""
+
 
 class Subcommand(command.Parser):
     """Parser of a subcommand, which gets its options when it is used: some need torch, which takes seconds."""

@@ -300,18 +300,5 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
     models.add_model(parser.add_argument_group("model"))
     group = parser.add_argument_group("sampling, of all settings that do not say otherwise")
-    sampling = (
-        "steps",
-        "sampler",
-        "sigmas",
-        "after",
-        "embedding",
-        "guidance",
-        "guidance_interval",
-        "frames",
-        "fps",
-        "motion_bucket",
-        "noise_aug",
-    )
-    options.add_settings(group, "size", "fit", *sampling)
+    options.add_settings(group, "size", "fit", *options.SAMPLING)
     models.add_speed(parser)
