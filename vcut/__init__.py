@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vcut.kernels import runtime as runtime
     from vcut.loading import load as load
     from vcut.loading import load_unet as load_unet
+    from vcut.loading import save as save
     from vcut.pipeline import Pipeline as Pipeline
     from vcut.settings import Settings as Settings
 
@@ -44,6 +45,7 @@ _PLACES = {
     "media": "vcut.media",
     "runtime": "vcut.kernels.runtime",
     "sampling": "vcut.sampling",
+    "save": "vcut.loading:save",
     "settings": "vcut.settings",
     "unet": "vcut.unet",
     "vae": "vcut.vae",

@@ -16,6 +16,7 @@ __all__ = [
     "PictureError",
     "UnknownSettingError",
     "VcutError",
+    "check_type",
     "is_out_of_memory",
 ]
 
@@ -42,6 +43,13 @@ class OutOfMemoryError(VcutError, MemoryError):
     def __init__(self, message: str, latents: Any = None) -> None:
         super().__init__(message)
         self.latents = latents
+
+
+def check_type(what: str, value: object, *kinds: type) -> None:
+    """Raise :class:`ConfigError` unless ``value`` is of one of ``kinds``."""
+    if not isinstance(value, kinds):
+        wanted = " or ".join(kind.__name__ for kind in kinds)
+        raise ConfigError(f"{what} must be a {wanted}, got {type(value).__name__}")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

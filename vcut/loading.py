@@ -1,16 +1,18 @@
-"""Loading: a name, a folder or a file becomes a :class:`vcut.pipeline.Pipeline`, or a UNet alone."""
+"""Loading: a name, a folder or a file becomes a :class:`vcut.pipeline.Pipeline`, or a UNet alone; and back."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from types import NoneType
 from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vcut import hub
 from vcut.clip import CLIPVisionEncoder
@@ -25,8 +27,8 @@ from vcut.config import (
     VAEConfig,
     choose_preset,
 )
-from vcut.errors import CheckpointError, ConfigError
-from vcut.layers import assembled, check_dtype, device_named, for_inference
+from vcut.errors import CheckpointError, ConfigError, check_type
+from vcut.layers import assembled, check_dtype, device_named, for_inference, is_packed
 from vcut.layers import pack as pack_weights
 from vcut.pipeline import Pipeline
 from vcut.unet import UNet, fold
@@ -35,6 +37,7 @@ from weights_tools.checkpoint import Checkpoint, open_checkpoint
 from weights_tools.configs import Hints, clip_configuration, configuration, unet_configuration
 from weights_tools.fold import modes
 from weights_tools.structure import PARTS, Part
+from weights_tools.tensor_file import save as write_file
 
 N = TypeVar("N", UNet, VAE, CLIPVisionEncoder)
 
@@ -88,6 +91,7 @@ def find(
         ConfigError: the checkpoint does not say what shapes cannot tell.
         CheckpointError: it is not found, cannot be read, or is not a whole model.
     """
+    check_type("config", config, SVDConfig, NoneType)
     checkpoint = _open(model, PARTS, variant, revision, token, local_only, ignore_unknown)
     if config is None:
         hints = Hints(name=str(model) if str(model) in CONFIGS else None)
@@ -237,6 +241,7 @@ def load_unet(
         chosen = choose_preset(preset, tca, sca)
         tca, sca = chosen.tca, chosen.sca
     place, dtype = _target(device, dtype)
+    check_type("config", config, UNetConfig, NoneType)
     checkpoint = _open(model, ("unet",), variant, revision, token, local_only, ignore_unknown)
     found = config or UNetConfig.from_dict(unet_configuration(checkpoint))
     tensors = checkpoint.tensors("unet", tca=tca, sca=sca, dtype=dtype)
@@ -303,6 +308,44 @@ def random_model(
     return Pipeline(unet, vae, clip, dataclasses.replace(config, unet=unet.config), chosen)
 
 
+def save(model: Pipeline | UNet, path: str | PathLike[str], *, overwrite: bool = False) -> None:
+    """Write a model, or a UNet alone, to a file in vcut's layout that :func:`load` or :func:`load_unet` reads.
+
+    It has the configuration in its header and every tensor in the dtype that it has now, and appears whole or not at
+    all. Cross-attentions are stored in the form that they have: what was folded or dropped stays so.
+
+    Args:
+        model: what :func:`load` or :func:`load_unet` gave, or what you made of it.
+        path: the .safetensors file to write.
+        overwrite: whether to replace an existing file.
+
+    Raises:
+        ConfigError: the weights are packed, or on the meta device; or the file is named otherwise.
+        OutputExistsError: the file exists and ``overwrite`` is false.
+        VcutError: it cannot be written there.
+    """
+    check_type("model", model, Pipeline, UNet)
+    check_type("path", path, str, PathLike)
+    if Path(path).suffix.lower() != ".safetensors":
+        raise ConfigError(f"the output {path} must end in .safetensors")
+    networks: dict[str, nn.Module]
+    if isinstance(model, UNet):
+        networks, config = {"unet": model}, {"unet": dataclasses.asdict(model.config)}
+    else:
+        networks = {part: getattr(model, part) for part in PARTS}
+        config = dataclasses.replace(model.config, unet=model.unet.config).to_dict()
+    if any(is_packed(network) for network in networks.values()):
+        raise ConfigError("the weights are packed for this CPU: load the model without pack=True to save it")
+    state = {
+        f"{part}.{name}": tensor
+        for part, network in networks.items()
+        for name, tensor in network.state_dict().items()
+    }
+    if any(tensor.is_meta for tensor in state.values()):
+        raise ConfigError("the weights are on the meta device: there are none to save")
+    write_file(path, state, {"format": "vcut", "config": json.dumps(config)}, overwrite=overwrite)
+
+
 def default_device() -> str:
     """CUDA if there is one, else the CPU. MPS has to be asked for: it has no fused attention for long sequences."""
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -317,6 +360,9 @@ def _open(
     local_only: bool,
     ignore_unknown: bool,
 ) -> Checkpoint:
+    check_type("model", model, str, PathLike)
+    for what, text in (("variant", variant), ("revision", revision), ("token", token)):
+        check_type(what, text, str, NoneType)
     name = model if isinstance(model, str) else Path(model)
     if name == "tiny" and revision is None:
         return open_checkpoint(BOXED, variant)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any, TypeVar
 
 import torch
@@ -13,7 +14,7 @@ from torch import Generator, Tensor
 from vcut.clip import CLIPVisionEncoder
 from vcut.conditioning import Conditioning, bind
 from vcut.config import Preset, SVDConfig
-from vcut.errors import ConfigError, NotFiniteError, OutOfMemoryError, is_out_of_memory
+from vcut.errors import ConfigError, NotFiniteError, OutOfMemoryError, check_type, is_out_of_memory
 from vcut.layers import assembled, check_dtype, device_named, for_inference, is_packed
 from vcut.media import images as pictures
 from vcut.sampling import Callback, precondition, sample
@@ -98,8 +99,9 @@ class Pipeline:
                 stack of k pictures.
             settings: settings to start from, by default ``vcut.Settings()``.
             noise: ``[k * m, frames, 4, H / 8, W / 8]`` of unit variance to start from, instead of the seeds'.
-            callback: called after every step with a :class:`vcut.sampling.Record`; if it returns
-                :data:`vcut.sampling.STOP`, that step's estimate is decoded.
+            callback: called after every step with a :class:`vcut.sampling.Record`. If it returns
+                :data:`vcut.sampling.STOP`, that step's estimate is decoded; if it returns a tensor, the run goes on
+                from these latents.
             progress: show a bar.
             changes: settings that differ from ``settings``. With ``clips=m`` each picture gives m clips, in the order
                 picture 0 clip 0, picture 0 clip 1, ... A clip depends on its own picture, seed and settings alone,
@@ -117,6 +119,7 @@ class Pipeline:
             OutOfMemoryError: a stage that does not fit; it says what takes less, and holds finished latents.
         """
         check_names(changes, KEYWORDS)
+        check_type("settings", settings, Settings, NoneType)
         run = resolve((settings or Settings()).replace(**changes), self.config, self.preset)
         return self.follow(run, image, noise=noise, callback=callback, progress=progress)
 
@@ -218,6 +221,7 @@ class Pipeline:
     @torch.no_grad()
     def embed(self, pixels: Tensor) -> Tensor:
         """CLIP's embedding ``[n, 1, d]`` of pictures ``[n, 3, H, W]`` in -1..1: the context of the UNet."""
+        check_type("pixels", pixels, Tensor)
         return self._placed(self.clip).embed(pixels.to(self.device))
 
     def condition(
@@ -238,6 +242,7 @@ class Pipeline:
 
     def decode(self, latents: Tensor, chunk: int | None = 14) -> Tensor:
         """Frames ``[n, f, 3, H, W]`` in 0..1 of ``latents [n, f, 4, h, w]`` as the sampler leaves them."""
+        check_type("latents", latents, Tensor)
         now = "all at once" if chunk is None else f"{chunk}"
         less = f"decode fewer frames at a time (now {now}), or in half precision"
         with _stage(self.device, "decoding", less, latents):

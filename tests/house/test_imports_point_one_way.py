@@ -91,6 +91,13 @@ def test_importing_vcut_loads_nothing() -> None:
 
 
 @pytest.mark.slow
+def test_a_model_is_loaded_without_torchs_compiler() -> None:
+    """Half of the time that a short command took."""
+    loaded = run("import sys, vcut; vcut.load(device='cpu'); print(*sorted(sys.modules))").split()
+    assert "vcut.unet" in loaded
+    assert not {"torch._dynamo", "torch._inductor", "torch.onnx", "sympy"} & set(loaded)
+
+
 def test_importing_prints_nothing_and_touches_no_setting() -> None:
     assert (
         run(

@@ -48,6 +48,13 @@ def test_frames_of_any_form_are_the_same_clip(tmp_path: Path, form: str) -> None
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "sheet.png"))[:32], BYTES[0])
 
 
+def test_frames_as_bytes_and_as_pil_images() -> None:
+    np.testing.assert_array_equal(media.to_bytes(FRAMES), BYTES)
+    images = media.to_pil(FRAMES)
+    assert {image.mode for image in images} == {"RGB"}
+    np.testing.assert_array_equal(np.stack([np.asarray(image) for image in images]), BYTES)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_rounded_to_the_nearest_byte(dtype: torch.dtype) -> None:
     found = clips.to_bytes(FRAMES.to(dtype))

@@ -78,5 +78,5 @@ def test_other_tensors_are_refused(images: Tensor, says: str) -> None:
 
 
 def test_a_size_below_one_is_refused() -> None:
-    with pytest.raises(ConfigError, match="at least 1 pixel, got 0"):
+    with pytest.raises(ConfigError, match="size that CLIP reads must be a whole number of at least 1, got 0"):
         preprocess(torch.zeros(1, 3, 8, 8), 0)

@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import copy
 import io
+import os
 import pickle
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,6 +31,7 @@ from vcut.unet.model import Layer
 from vcut.vae import VAE
 from vcut.vae.decoder import DecoderLevel, DecoderResnet
 
+ROOT = Path(__file__).parents[2]
 SMALL = UNetConfig(levels=(Level(32, 2),), layers=1, context_dim=24, time_id_dim=16)
 G = torch.Generator().manual_seed(0)
 X, CONTEXT, IDS = (
@@ -50,8 +55,9 @@ def packed() -> UNet:
     return made
 
 
-def call(network: UNet, x: Tensor = X, context: Tensor = CONTEXT) -> Tensor:
-    return network(x, 0.3, context, IDS)
+def call(network: nn.Module, x: Tensor = X, context: Tensor = CONTEXT, ids: Tensor = IDS) -> Tensor:
+    out: Tensor = network(x, 0.3, context, ids)
+    return out
 
 
 @FORMS
@@ -220,12 +226,36 @@ def test_nothing_to_compute_is_refused(axis: int) -> None:
         call(unet(), X.narrow(axis, 0, 0))
 
 
-@pytest.mark.parametrize("name", ["x", "time_ids"])
-@pytest.mark.parametrize("value", [None, "x", [1.0]], ids=repr)
-def test_what_is_no_tensor_is_named(name: str, value: Any) -> None:
-    given = dict(x=X, c_noise=0.3, context=CONTEXT, time_ids=IDS) | {name: value}
-    with pytest.raises(ConfigError, match=f"{name} must be a tensor"):
-        unet()(**given)
+WORKER = """
+import sys
+import torch
+from test_networks_are_modules_like_any_other import CONTEXT, IDS, X, call, unet
+
+folder, rank = sys.argv[1], int(sys.argv[2])
+torch.distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
+network = torch.nn.parallel.DistributedDataParallel(unet(sys.argv[3]).requires_grad_(True))
+call(network, (1 + rank) * X).square().mean().backward()
+torch.save({name: p.grad for name, p in network.module.named_parameters()}, f"{folder}/{rank}.pt")
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+@FORMS
+def test_two_processes_share_their_gradients(form: str, tmp_path: Path) -> None:
+    places = [str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places), "OMP_NUM_THREADS": "1"}
+    workers = [
+        subprocess.Popen([sys.executable, "-c", WORKER, str(tmp_path), str(rank), form], env=environment)
+        for rank in range(2)
+    ]
+    assert [worker.wait(timeout=300) for worker in workers] == [0, 0]
+    network = unet(form).requires_grad_(True)
+    call(network, torch.cat([X, 2 * X]), CONTEXT.repeat(2, 1, 1), IDS.repeat(2, 1)).square().mean().backward()
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    for name, parameter in network.named_parameters():
+        assert torch.equal(first[name], second[name]), name
+        torch.testing.assert_close(first[name], parameter.grad, rtol=1e-3, atol=1e-6, msg=name)
 
 
 @pytest.mark.parametrize("frames", [0, -1, 2.0, "3", None])

@@ -49,6 +49,33 @@ def denoiser(x: Tensor, sigma: float, branches: tuple[Branch, ...]) -> Tensor:
 
 
 @every_sampler
+def test_a_run_with_new_latents_is_a_run_that_starts_there(sampler: Sampler) -> None:
+    """Nothing from before is left in it, so second order begins again."""
+    levels, steps, others = karras_sigmas(6).tolist(), plan(6, cut=5), unit_noise(5)
+
+    def replace(record: Record) -> Tensor | None:
+        return others * math.sqrt(levels[2] ** 2 + 1) if record.step.number == 2 else None
+
+    found = sample(
+        denoiser,
+        unit_noise(),
+        levels,
+        steps,
+        linear(1, 3),
+        sampler=sampler,
+        generators=generators(1, 2),
+        callback=replace,
+    )
+    later = generators(1, 2)
+    for generator in later * 2:  # two steps' draws
+        torch.randn(SHAPE[1:], generator=generator, dtype=torch.float32)
+    expected = sample(
+        denoiser, others, levels[2:], steps[2:], linear(1, 3), sampler=sampler, generators=later
+    )
+    assert torch.equal(found, expected)
+
+
+@every_sampler
 @given(
     ratios=st.lists(st.floats(0.05, 0.95), min_size=1, max_size=8),
     cut=st.integers(1, 9),

@@ -199,8 +199,8 @@ def test_the_callback_sees_every_step_in_order() -> None:
     sigmas = karras_sigmas(25).tolist()
     assert [record.step for record in records] == list(plan(25, cut=17))
     assert [(record.sigma, record.sigma_next) for record in records] == list(pairwise(sigmas))
-    assert records[-1].denoised is final
-    assert torch.equal(records[-1].latents, final)
+    assert records[-1].latents is final
+    assert torch.equal(records[-1].denoised, final)
     before = unit_noise() * math.sqrt(sigmas[0] ** 2 + 1)
     for record in records:  # each record keeps the state of its own step
         slope = (before - record.denoised) / record.sigma
@@ -229,6 +229,55 @@ def test_only_stop_stops(answer: object) -> None:
     spy = Spy()
     run(spy, callback=lambda record: answer)
     assert len(spy.calls) == 25
+
+
+@pytest.mark.parametrize("progress", [False, True])
+def test_what_a_callback_returns_last_is_the_result(progress: bool) -> None:
+    given = unit_noise(torch.float32)
+    final = run(callback=lambda record: given if record.step.number == 25 else None, progress=progress)
+    assert torch.equal(final, given.double())
+
+
+def test_latents_that_are_sent_take_the_place_of_the_records() -> None:
+    records = trajectory(affine, unit_noise(), karras_sigmas(2), plan(2), linear(1, 3))
+    record = next(records)
+    kept = record.latents.clone()
+    changed = records.send(unit_noise())
+    assert dataclasses.replace(changed, latents=record.latents) == record
+    assert torch.equal(changed.latents, unit_noise())
+    assert torch.equal(records.send(2 * unit_noise()).latents, 2 * unit_noise())
+    assert torch.equal(record.latents, kept)
+    assert next(records).step.number == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "says"),
+    [
+        (
+            torch.zeros(2, 3),
+            ConfigError,
+            r"returned \[2, 3\] after step 1, the latents are \[2, 3, 4, 5, 6\]",
+        ),
+        (
+            torch.full(SHAPE, math.nan),
+            NotFiniteError,
+            "callback returned latents with NaN or infinity after step 1",
+        ),
+    ],
+)
+def test_latents_that_do_not_fit_are_blamed_on_the_callback(
+    given: Tensor, error: type[Exception], says: str
+) -> None:
+    with pytest.raises(error, match=says):
+        run(callback=lambda record: given)
+
+
+def test_a_callback_that_is_no_function_is_refused_before_any_step() -> None:
+    spy = Spy()
+    for callback in ("x", 2.5, []):
+        with pytest.raises(ConfigError, match="callback must be a function, got"):
+            run(spy, callback=callback)
+    assert spy.calls == []
 
 
 def test_stop_survives_a_copy() -> None:

@@ -16,6 +16,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any, Literal
 
 import torch
@@ -23,7 +24,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vcut.analysis.text_table import Table
-from vcut.errors import NotFiniteError
+from vcut.errors import NotFiniteError, check_type
 from vcut.unet import UNet, fold
 from vcut.unet.attention import Cached, CrossAttention, KeyValue
 from vcut.unet.transformer import Block
@@ -163,6 +164,9 @@ def audit(
         ConfigError: shapes that do not fit.
         NotFiniteError: NaN or infinity in a stream, where a maximum would mean nothing.
     """
+    check_type("unet", unet, UNet)
+    check_type("embedding", embedding, Tensor, NoneType)
+    check_type("latents", latents, Tensor, NoneType)
     config = unet.config
     device = unet.conv_in.weight.device
     drawn: dict[str, Any] = dict(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ from vcut.analysis.counting import (
 from vcut.analysis.memory import Memory, estimate
 from vcut.analysis.text_table import Column, Table, table
 from vcut.config import Mode, Preset, PresetName, SVDConfig, UNetConfig, choose_preset
+from vcut.errors import check_type
 from vcut.settings import Run, Settings, resolve
 
 Row = dict[str, Any]
@@ -257,6 +259,8 @@ def cost(
         ConfigError: a setting out of range, or no such preset.
         UnknownSettingError: a name that is no setting.
     """
+    check_type("config", config, SVDConfig)
+    check_type("settings", settings, Settings, NoneType)
     form = choose_preset(preset, tca, sca)
     run = resolve((settings or Settings()).replace(**changes), config, form)
     frames, _, height, width = run.latent

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vcut.errors import ConfigError
+from vcut.config import whole_number
+from vcut.errors import ConfigError, check_type
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -28,13 +29,13 @@ def preprocess(images: Tensor, size: int = 224) -> Tensor:
     Raises:
         ConfigError: not that shape, not floating point, or ``size`` below 1.
     """
+    check_type("images", images, Tensor)
+    size = whole_number("the size that CLIP reads", size)
     if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape or not images.is_floating_point():
         raise ConfigError(
             "CLIP reads images [b, 3, H, W] of floating point in -1..1, "
             f"got {list(images.shape)} {images.dtype}"
         )
-    if size < 1:
-        raise ConfigError(f"the size CLIP reads must be at least 1 pixel, got {size}")
     x = images.to(torch.promote_types(images.dtype, torch.float32))
     x = _blur_width(x, x.shape[3] / size)
     x = _blur_width(x.mT, x.shape[2] / size).mT

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vcut.clip.preprocess import preprocess
 from vcut.config import CLIPConfig
-from vcut.errors import ConfigError
+from vcut.errors import ConfigError, check_type
 
 EPS = 1e-5
 """Epsilon of every layer norm."""
@@ -22,6 +22,7 @@ class CLIPVisionEncoder(nn.Module):
 
     def __init__(self, config: CLIPConfig) -> None:
         super().__init__()
+        check_type("config", config, CLIPConfig)
         self.config = config
         w, patch = config.width, config.patch_size
         self.patch_embed = nn.Conv2d(3, w, patch, stride=patch, bias=False)
@@ -51,6 +52,7 @@ class CLIPVisionEncoder(nn.Module):
 
     def token_states(self, pixels: Tensor) -> Tensor:
         """The last layer's tokens ``[b, n, w]``, the class token first, before the last norm."""
+        check_type("pixels", pixels, Tensor)
         size = self.config.image_size
         if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, size, size):
             raise ConfigError(

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from vcut.errors import ConfigError
+from vcut.errors import ConfigError, check_type
 from vcut.kernels import onednn, upsampling, winograd
 from vcut.kernels.parts import Parts
 from vcut.kernels.runtime import is_watched
@@ -43,6 +43,7 @@ def pack(*networks: nn.Module) -> bool:
     """
     sharing: dict[tuple[object, ...], list[tuple[nn.Module, str]]] = {}
     for network in networks:
+        check_type("a network", network, nn.Module)
         if _kind(network) is not None:
             raise ConfigError("pack replaces the layers of a network; packed(layer) makes one packed layer")
         for parent, name, layer in _layers(network):

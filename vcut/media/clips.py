@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, SupportsFloat, TypeAlias
+from typing import TYPE_CHECKING, Any, SupportsFloat, TypeAlias
 
 import numpy as np
 from einops import repeat
@@ -24,6 +24,9 @@ from vcut.errors import ConfigError, MediaError, OutputExistsError, VcutError
 from vcut.media import files, images
 from vcut.media.reading import LARGEST, pyav
 from weights_tools.outputs import replacing
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PILImage
 
 Frames: TypeAlias = Tensor | NDArray[Any] | Sequence[images.Image]
 Rate: TypeAlias = SupportsFloat | str
@@ -218,6 +221,11 @@ def to_bytes(frames: Frames, enlarge: int = 1, path: str | Path = "clip") -> Byt
             raise MediaError(f"frame {i} is {width}x{height}, frame 0 is {clip.shape[2]}x{clip.shape[1]}")
         clip[i] = repeat(np.rint(picture * 255).astype(np.uint8), "h w c -> (h m) (w n) c", m=m, n=m)
     return clip
+
+
+def to_pil(frames: Frames) -> list[PILImage]:
+    """PIL images of the frames of a clip, in RGB. Errors as of :func:`to_bytes`."""
+    return [files.pillow("PIL images").fromarray(picture) for picture in to_bytes(frames)]
 
 
 def _suffix(path: str | Path) -> str:

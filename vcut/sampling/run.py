@@ -8,6 +8,7 @@ Shapes: b clips, f frames. The axes that follow (c, h, w) concern the denoiser a
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from vcut.config import Sampler
-from vcut.errors import ConfigError, NotFiniteError
+from vcut.errors import ConfigError, NotFiniteError, check_type
 from vcut.sampling.consistency import lcm
 from vcut.sampling.cut_plan import Plan, Step, without_guidance
 from vcut.sampling.dpm_solver import dpmpp_2m
@@ -48,8 +49,9 @@ class Signal(Enum):
 
 
 STOP = Signal.STOP
-"""A callback that returns this ends the run after the present step. Any other return value is ignored, because many
-handy callables, such as a progress bar's ``update``, return something true."""
+"""A callback that returns this ends the run after the present step. With a tensor the run goes on from these latents.
+Any other return value is ignored, because many handy callables, such as a progress bar's ``update``, return something
+true."""
 
 Callback = Callable[[Record], object]
 
@@ -83,22 +85,27 @@ def sample(
         churn: fresh noise at each step of ``euler`` or ``heun``, which needs ``generators``; by default none.
         generators: one per clip, for churn and ``lcm``, so that a batch equals single runs.
         callback: a function called after every step with its :class:`Record`. If it returns :data:`STOP` the run
-            ends, and the latents returned are that step's estimate of the clean ones.
+            ends, and the latents returned are that step's estimate of the clean ones. If it returns a tensor of the
+            latents' shape, the run goes on as one that starts there, at ``sigma_next``; after the last step it is
+            what is returned.
         progress: whether to show a bar with the stage and the step.
 
     Raises:
         ConfigError: the arguments do not fit together.
         NotFiniteError: the latents hold NaN or infinity.
     """
+    if callback is not None and not callable(callback):
+        raise ConfigError(f"callback must be a function, got {type(callback).__name__}")
     run = trajectory(
         denoiser, noise, sigmas, plan, scale, sampler=sampler, churn=churn, generators=generators
     )
     with closing(_with_bar(run, len(plan)) if progress else run) as records:
         for record in records:
-            if callback is not None and callback(record) is STOP:
-                break
-    # After the last step, at sigma 0, the estimate is the latents.
-    return record.denoised
+            answer = None if callback is None else callback(record)
+            if answer is STOP:
+                return record.denoised
+            latents = (records.send(answer) if isinstance(answer, Tensor) else record).latents
+    return latents
 
 
 def trajectory(
@@ -111,8 +118,10 @@ def trajectory(
     sampler: Sampler = "euler",
     churn: Churn | None = None,
     generators: Sequence[torch.Generator] | None = None,
-) -> Generator[Record, None, None]:
+) -> Generator[Record, Tensor | None, None]:
     """The steps of a run, one :class:`Record` each, computed when they are asked for.
+
+    ``send(latents)`` puts others in the place of the last record's, and returns the record with them.
 
     Arguments and errors are those of :func:`sample`. The call itself checks the arguments, before any step. The state
     is float32, or float64 if the noise is; the denoiser's dtype does not matter.
@@ -122,6 +131,7 @@ def trajectory(
         raise ConfigError(
             f"{len(levels) - 1} sigmas (the final 0 aside) do not fit a plan of {len(plan)} steps"
         )
+    check_type("the noise", noise, Tensor)
     if noise.ndim < 2 or noise.numel() == 0 or not noise.is_floating_point():
         raise ConfigError(
             f"expected floating-point noise [b, f, ...], got {noise.dtype} of the shape {list(noise.shape)}"
@@ -161,7 +171,7 @@ def _run(
     sampler: Sampler,
     churn: Churn,
     generators: Sequence[torch.Generator],
-) -> Generator[Record, None, None]:
+) -> Generator[Record, Tensor | None, None]:
     dtype = torch.promote_types(noise.dtype, torch.float32)
     # Cast before moving: some devices have no float64.
     scales = scales.to(dtype).to(noise.device)
@@ -190,7 +200,11 @@ def _run(
             case "lcm":
                 x, last = lcm(now, _fresh_noise(x, generators) if sigma_next > 0 else None, sigma_next), now
         _check_finite(x, step, len(plan), sigma)
-        yield Record(step, sigma, sigma_next, latents=x, denoised=last.denoised)
+        record = Record(step, sigma, sigma_next, latents=x, denoised=last.denoised)
+        while (given := (yield record)) is not None:
+            record = dataclasses.replace(record, latents=_in_place_of(x, given, step))
+            # what was estimated on the way to other latents says nothing of the slope from these
+            x, last = record.latents, None
 
 
 def _fresh_noise(x: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
@@ -199,6 +213,17 @@ def _fresh_noise(x: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         torch.randn(x.shape[1:], generator=g, device=g.device, dtype=torch.float32).to(x) for g in generators
     ]
     return torch.stack(clips)
+
+
+def _in_place_of(x: Tensor, given: Tensor, step: Step) -> Tensor:
+    """The latents ``given`` from outside after a step, in the dtype and on the device of ``x``."""
+    if given.shape != x.shape:
+        raise ConfigError(
+            f"the callback returned {list(given.shape)} after step {step.number}, the latents are {list(x.shape)}"
+        )
+    if not torch.isfinite(given).all():
+        raise NotFiniteError(f"the callback returned latents with NaN or infinity after step {step.number}")
+    return given.to(x)
 
 
 def _check_finite(x: Tensor, step: Step, steps: int, sigma: float) -> None:
@@ -215,7 +240,9 @@ def _check_finite(x: Tensor, step: Step, steps: int, sigma: float) -> None:
         )
 
 
-def _with_bar(run: Generator[Record, None, None], steps: int) -> Generator[Record, None, None]:
+def _with_bar(
+    run: Generator[Record, Tensor | None, None], steps: int
+) -> Generator[Record, Tensor | None, None]:
     # Imported here, so that a run without a bar does not need tqdm.
     from tqdm.auto import tqdm
 
@@ -223,4 +250,5 @@ def _with_bar(run: Generator[Record, None, None], steps: int) -> Generator[Recor
         for record in run:
             bar.set_description(record.step.stage, refresh=False)
             bar.update()
-            yield record
+            while (given := (yield record)) is not None:
+                record = run.send(given)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Iterator
+from numbers import Real
+from types import NoneType
 from typing import NamedTuple
 
 import torch
@@ -15,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vcut.config import Level, Mode, UNetConfig, whole_number
-from vcut.errors import ConfigError
+from vcut.errors import ConfigError, check_type
 from vcut.layers import Conv, FrameNorm, Modules, UpsamplingConv, is_packed
 from vcut.unet.attention import CrossAttention
 from vcut.unet.embedding import EmbeddingMLP, sinusoid
@@ -155,6 +157,7 @@ class UNet(nn.Module):
 
     def __init__(self, config: UNetConfig | None = None) -> None:
         super().__init__()
+        check_type("config", config, UNetConfig, NoneType)
         config = config or UNetConfig()
         self.config = config
         widths = [level.channels for level in config.levels]
@@ -222,6 +225,7 @@ class UNet(nn.Module):
         Raises:
             ConfigError: the embedding has another shape, or its number of tokens or frames does not fit.
         """
+        check_type("a context", embedding, Tensor)
         d = self.config.context_dim
         if not torch.compiler.is_compiling():  # a compiler's number may be a symbol, and comes from latents
             frames = whole_number("frames", frames)
@@ -262,11 +266,12 @@ class UNet(nn.Module):
             ``[b, f, out_channels, h, w]`` in the parameters' dtype.
 
         Raises:
-            ConfigError: a shape does not fit; the message names the expected and the found.
+            ConfigError: a type or a shape does not fit; the message names the expected and the found.
         """
-        for name, given in (("x", x), ("time_ids", time_ids)):
-            if not isinstance(given, Tensor):
-                raise ConfigError(f"{name} must be a tensor, got {given!r}")
+        check_type("x", x, Tensor)
+        check_type("c_noise", c_noise, Tensor, Real)
+        check_type("context", context, Tensor, Context)
+        check_type("time_ids", time_ids, Tensor)
         if not isinstance(c_noise, Tensor):
             c_noise = torch.full((1,), float(c_noise), dtype=torch.float32, device=x.device)
         self._check(x, c_noise, time_ids)
@@ -328,6 +333,7 @@ def fold(unet: UNet, *, tca: Mode, sca: Mode) -> UNet:
         ConfigError: for a way back, from ``'linear_cached'`` to True or from False to anything: the weights are
             gone. Or the weights are packed (:func:`vcut.layers.pack`).
     """
+    check_type("unet", unet, UNet)
     if is_packed(unet):
         raise ConfigError("the weights are packed for this CPU: fold first, then pack")
     config = dataclasses.replace(unet.config, tca=tca, sca=sca)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vcut.config import VAEConfig, whole_number
-from vcut.errors import ConfigError
+from vcut.errors import ConfigError, check_type
 from vcut.layers import Conv
 from vcut.vae.decoder import Decoder
 from vcut.vae.encoder import Encoder
@@ -25,6 +25,7 @@ class VAE(nn.Module):
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
+        check_type("config", config, VAEConfig)
         self.config = config
         z = config.latent_channels
         self.encoder = Encoder(config)
@@ -97,6 +98,7 @@ class VAE(nn.Module):
         return self.decoder(x)[0].movedim(-1, 1)
 
     def _check_images(self, images: Tensor) -> None:
+        check_type("images", images, Tensor)
         stride = self.config.stride
         shape = tuple(images.shape)
         if len(shape) != 4 or shape[1] != 3 or 0 in shape:
@@ -108,6 +110,7 @@ class VAE(nn.Module):
             )
 
     def _check_latents(self, latents: Tensor, chunk: int | None) -> None:
+        check_type("latents", latents, Tensor)
         channels = self.config.latent_channels
         shape = tuple(latents.shape)
         if len(shape) != 5 or shape[2] != channels or 0 in shape:
