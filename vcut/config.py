@@ -30,6 +30,7 @@ __all__ = [
     "SVD_XT_1_1",
     "TINY",
     "CLIPConfig",
+    "Defaults",
     "Fit",
     "Level",
     "Mode",
@@ -52,6 +53,9 @@ Sampler = Literal["euler", "heun", "dpmpp_2m", "lcm"]
 
 SigmaName = Literal["karras", "ays"]
 """Name of a schedule of noise levels; :func:`vcut.sampling.named_sigmas` explains each."""
+
+Defaults = Literal["paper", "official"]
+"""Name of the settings that a run starts from; :func:`vcut.settings.defaults` explains each."""
 
 LARGEST = 10_000
 """Largest number of frames, steps, clips or pixels a side that is taken: more is a slip of the hand."""

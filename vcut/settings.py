@@ -17,7 +17,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from vcut.config import LARGEST, Fit, Preset, Sampler, SigmaName, SVDConfig, whole_number
+from vcut.config import LARGEST, Defaults, Fit, Preset, Sampler, SigmaName, SVDConfig, whole_number
 from vcut.errors import ConfigError, UnknownSettingError
 from vcut.sampling import (
     MEAN,
@@ -263,6 +263,30 @@ def _described(text: str | None) -> str:
 
 Settings.__doc__ = _described(Settings.__doc__)
 
+OFFICIAL = {14: Settings(guidance=Ramp(1.0, 2.5)), 25: Settings(steps=30, guidance=Ramp(1.5, 3.0))}
+"""Settings of Stability's script and its configurations (generative-models, scripts/sampling), by the number of
+frames that a model was made for: 14 of svd, 25 of svd-xt and svd-xt-1-1."""
+
+
+def defaults(name: Defaults, config: SVDConfig) -> Settings:
+    """Settings to start from: of ``paper`` those of the paper and of diffusers, ``Settings()``; or :data:`OFFICIAL`.
+
+    ``defaults("official", svd.config).replace(steps=20)`` has all but the steps from Stability.
+
+    Raises:
+        ConfigError: there is no such name, or nothing official for a model of so many frames.
+    """
+    if name not in get_args(Defaults):
+        raise ConfigError(f"defaults must be one of {', '.join(get_args(Defaults))}, got {name!r:.300}")
+    if name == "paper":
+        return Settings()
+    if config.frames not in OFFICIAL:
+        raise ConfigError(
+            f"there are official defaults for models of {' and '.join(map(str, OFFICIAL))} frames, and "
+            f"{config.name} has {config.frames}: take the defaults paper"
+        )
+    return OFFICIAL[config.frames]
+
 
 @dataclass(frozen=True)
 class Run:
@@ -292,6 +316,11 @@ class Run:
     def passes(self) -> Summary:
         """Cost of the steps, in passes of the UNet."""
         return summarize(self.plan, self.settings.sampler)
+
+    @property
+    def sampling(self) -> str:
+        """Steps and guidance in words."""
+        return f"{self.settings.steps} steps, guidance {min(self.scales):g} to {max(self.scales):g}"
 
     @property
     def summary(self) -> str:

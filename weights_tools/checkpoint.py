@@ -95,6 +95,9 @@ _WRAPPERS = re.compile(
 
 _UPSAMPLE = re.compile(r"^up\.(\d+)\.upsample")
 
+SCHEDULER = "scheduler/scheduler_config.json"
+"""The file of a diffusers checkpoint that says how it is sampled."""
+
 SETTINGS = "vcut.json"
 """Extra file in a diffusers folder exported by vcut: settings that diffusers' own JSON files cannot hold."""
 
@@ -191,8 +194,8 @@ class Checkpoint:
 
     ``unused`` are tensors that are known and not needed, ``unknown`` those that belong to nothing, both under their
     names without what wraps networks in training. With ``ignore_unknown`` tensors of unknown names are no faults,
-    wherever they are. ``configs`` are the config.json files of a diffusers checkpoint, ``settings`` its
-    :data:`SETTINGS` file.
+    wherever they are. ``configs`` are the config.json files of a diffusers checkpoint, ``scheduler`` and ``settings``
+    its :data:`SCHEDULER` and :data:`SETTINGS` files.
     """
 
     path: Path
@@ -202,6 +205,7 @@ class Checkpoint:
     unknown: dict[str, Stored] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
     configs: dict[Part, dict[str, Any]] = field(default_factory=dict)
+    scheduler: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     ignore_unknown: bool = False
 
@@ -381,6 +385,7 @@ def open_checkpoint(
         "diffusers",
         networks,
         configs=configs,
+        scheduler=_json(path / SCHEDULER),
         settings=_json(path / SETTINGS),
         ignore_unknown=ignore_unknown,
     )

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from weights_tools.checkpoint import FOLDERS, SETTINGS, Checkpoint
+from weights_tools.checkpoint import FOLDERS, SCHEDULER, SETTINGS, Checkpoint
 from weights_tools.errors import CheckpointError, ConfigError
 from weights_tools.model import CLIPConfig, SVDConfig, UNetConfig
 from weights_tools.remap import refuse
@@ -29,7 +29,7 @@ DIFFUSERS_FILES = (
     "unet/config.json",
     "vae/config.json",
     "image_encoder/config.json",
-    "scheduler/scheduler_config.json",
+    SCHEDULER,
     "feature_extractor/preprocessor_config.json",
 )
 """The names of :func:`diffusers_files`."""
@@ -92,6 +92,7 @@ def configuration(checkpoint: Checkpoint, hints: Hints | None = None) -> dict[st
     made = _sound(checkpoint, SVDConfig.from_dict, said).to_dict()
     for part in PARTS:
         _check_file(checkpoint, part, made[part])
+    _check_scheduler(checkpoint)
     return made
 
 
@@ -210,20 +211,16 @@ def diffusers_files(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
             "vae": ["diffusers", networks["vae/config.json"]["_class_name"]],
         },
         **networks,
-        "scheduler/scheduler_config.json": {
+        SCHEDULER: {
+            **_SAMPLING,
             "_class_name": "EulerDiscreteScheduler",
             "beta_end": 0.012,
             "beta_schedule": "scaled_linear",
             "beta_start": 0.00085,
             "interpolation_type": "linear",
             "num_train_timesteps": 1000,
-            "prediction_type": "v_prediction",
-            "sigma_max": 700.0,
-            "sigma_min": 0.002,
             "steps_offset": 1,
             "timestep_spacing": "leading",
-            "timestep_type": "continuous",
-            "use_karras_sigmas": True,
         },
         "feature_extractor/preprocessor_config.json": {
             "image_processor_type": "CLIPImageProcessor",
@@ -310,6 +307,15 @@ _FIXED: dict[Part, dict[str, Any]] = {
     "clip": {},
 }
 
+# What a scheduler's file says of the network and of its noise levels. The rest does not change levels of this form.
+_SAMPLING = {
+    "prediction_type": "v_prediction",
+    "sigma_max": 700.0,
+    "sigma_min": 0.002,
+    "timestep_type": "continuous",
+    "use_karras_sigmas": True,
+}
+
 # What it means if its config.json does not say it: transformers leaves out what has the default of its class.
 _UNSAID: dict[Part, dict[str, Any]] = {
     "clip": {
@@ -340,6 +346,17 @@ def _check_file(checkpoint: Checkpoint, part: Part, config: dict[str, Any]) -> N
         if not (isinstance(have, list) and have == [said[field]] * len(have)):
             raise _ill_formed(
                 checkpoint, part, field, f"{have!r}, which is what vcut computes with", said[field]
+            )
+
+
+def _check_scheduler(checkpoint: Checkpoint) -> None:
+    """Raise for the first field in the scheduler's file by which diffusers would sample otherwise than vcut."""
+    for field, have in _SAMPLING.items():
+        said = checkpoint.scheduler.get(field, have)
+        if said != have:
+            raise CheckpointError(
+                f"{checkpoint.path / SCHEDULER} has {field} = {said!r:.200}, expected {have!r}, which vcut samples "
+                "with: remove the file to go on with that"
             )
 
 

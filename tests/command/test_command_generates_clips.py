@@ -135,6 +135,11 @@ def test_defaults_leave_everything_to_the_library(photo: str, calls: Calls) -> N
         ("--after-context cond --after-latents uncond", {"after": Branch("cond", "uncond")}),
         ("--guidance-min 3 --guidance-max -1.5", {"guidance": Ramp(3.0, -1.5)}),
         ("--guidance-shape triangle", {"guidance": Ramp(1.0, 3.0, "triangle")}),
+        ("--model svd --defaults official", {"guidance": Ramp(1.0, 2.5)}),
+        ("--model svd-xt --defaults official", {"steps": 30, "guidance": Ramp(1.5, 3.0)}),
+        ("--model svd-xt --defaults official --steps 25 --guidance-max 2", {"guidance": Ramp(1.5, 2.0)}),
+        ("--model svd-xt --defaults official --guidance-min 1", {"steps": 30}),
+        ("--model svd-xt --defaults paper", {}),
         ("--guidance-interval 0.3 25", {"guidance_interval": (0.3, 25.0)}),
         ("--embedding all", {"embedding": None}),
         ("--embedding none", {"embedding": ()}),
@@ -163,12 +168,12 @@ def test_seed_and_quiet_reach_the_sampler(photo: str, calls: Calls) -> None:
 def test_there_is_an_option_for_every_setting_but_two(photo: str, calls: Calls) -> None:
     """Churn is for programs, as are levels that have no name."""
     parser = options.Subcommand()
-    options.add_settings(parser.add_argument_group(), "size", "after", "guidance", *options.FORMS)
-    chosen = vars(parser.parse_args([]))
+    group = parser.add_argument_group()
+    options.add_settings(group, "defaults", "size", "after", "guidance", *options.FORMS)
     several = {"size": {"width", "height"}, "after_context": {"after"}, "guidance_min": {"guidance"}}
-    offered = set().union(*(several.get(name, {name}) for name in chosen))
+    offered = set().union(*(several.get(action.dest, {action.dest}) for action in group._group_actions))
     assert set(NAMES) - offered == {"churn", "seed", "clips"}
-    assert options.settings(parser.parse_args([])) == Settings()
+    assert options.settings(parser.parse_args([]), TINY) == Settings()
 
 
 @pytest.mark.parametrize(
@@ -193,12 +198,13 @@ def test_an_option_reaches_the_loader(
 
 def test_what_is_printed(photo: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert vcut(photo, "-o", "clip.mp4", "--seed", "3", "--sheet", "sheet.png") == 0
-    model, note, preset, seed, clip, sheet = capsys.readouterr().out.splitlines()
+    model, note, preset, sampling, seed, clip, sheet = capsys.readouterr().out.splitlines()
     assert model.startswith("model    tiny, float32 on cpu, loaded in ")
     assert note == "note     a note about the weights"
     assert preset == (
         "preset   vcut (lossy): temporal cross-attention dropped, 16 guided and 9 cut steps, 41 network passes"
     )
+    assert sampling == "sampling 25 steps, guidance 1 to 3 (defaults: paper)"
     assert seed == "seed     3"
     assert clip.startswith("wrote    clip.mp4: 3 frames, 64x64, 7 fps, seed 3, in ")
     assert sheet == "wrote    sheet.png"

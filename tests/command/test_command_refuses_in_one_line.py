@@ -174,6 +174,8 @@ FAULTS = {
     "generate photo.jpg --embedding 20-26": "from 1 to 25, got 26",
     # choices
     "generate photo.jpg --preset fast": "invalid choice: 'fast'",
+    "generate photo.jpg --defaults best": "invalid choice: 'best'",
+    "generate photo.jpg --defaults official": "models of 14 and 25 frames, and tiny has 8: take the defaults paper",
     "generate photo.jpg --fit stretch": "invalid choice: 'stretch'",
     "generate photo.jpg --tca maybe": "expected true, linear_cached or false",
     "generate photo.jpg --after-context some": "invalid choice: 'some'",

@@ -21,7 +21,7 @@ from vcut.sampling import (
     triangle,
     without_guidance,
 )
-from vcut.settings import Run, Settings, resolve
+from vcut.settings import Run, Settings, defaults, resolve
 
 XT = PRESETS["vcut"]
 
@@ -140,6 +140,30 @@ def test_guidance_acts_within_its_interval_and_before_the_cut(
 )
 def test_a_run_says_what_it_leaves_out(preset: Any, settings: dict[str, Any], expected: str) -> None:
     assert resolve(Settings(**settings), SVD_XT, preset).summary == expected
+
+
+@pytest.mark.parametrize(
+    ("model", "official"),
+    [
+        ("svd", Settings(steps=25, guidance=(1.0, 2.5))),
+        ("svd-xt", Settings(steps=30, guidance=(1.5, 3.0))),
+        ("svd-xt-1-1", Settings(steps=30, guidance=(1.5, 3.0))),
+    ],
+)
+def test_defaults_are_chosen_by_name(model: str, official: Settings) -> None:
+    config = CONFIGS[model]
+    assert defaults("official", config) == official
+    assert defaults("paper", config) == Settings()
+    assert resolve(official, config, XT).sampling == (
+        f"{official.steps} steps, guidance {'1 to 2.5' if model == 'svd' else '1.5 to 3'}"
+    )
+
+
+def test_defaults_that_are_not_there_are_refused() -> None:
+    with pytest.raises(ConfigError, match="defaults must be one of paper, official, got 'offical'"):
+        defaults("offical", SVD)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="models of 14 and 25 frames, and tiny has 8"):
+        defaults("official", CONFIGS["tiny"])
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from vcut.config import TINY
+from vcut.cli import sweep
+from vcut.config import SVD_XT, TINY
 from vcut.errors import ConfigError
 from vcut.settings import Settings
 from vcut.sweeps.settings_table import Setting, from_presets, from_toml
+
+
+def nothing(defaults: Any) -> dict[str, Any]:
+    """What a command without options says of all settings."""
+    return {}
 
 
 def table(tmp_path: Path, text: str) -> Path:
@@ -34,7 +42,7 @@ def test_a_table_is_a_setting(tmp_path: Path) -> None:
         steps = 30
         """,
     )
-    baseline, c17, sca = from_toml(file, {"steps": 20, "frames": 4})
+    baseline, c17, sca = from_toml(file, lambda defaults: {"steps": 20, "frames": 4})
     assert [setting.name for setting in (baseline, c17, sca)] == ["baseline", "c17", "only sca"]
     assert baseline.settings == Settings(steps=20, frames=4)
     assert c17.settings == Settings(steps=20, frames=4, cut=17, guidance=(1.0, 2.5))
@@ -43,8 +51,32 @@ def test_a_table_is_a_setting(tmp_path: Path) -> None:
 
 
 def test_what_a_manifest_holds_of_a_setting_reads_back(tmp_path: Path) -> None:
-    (setting,) = from_toml(table(tmp_path, '[a]\ncut = "none"\nafter = ["cond", "mean"]'), {})
+    (setting,) = from_toml(table(tmp_path, '[a]\ncut = "none"\nafter = ["cond", "mean"]'), nothing)
     assert Settings.from_dict(setting.to_dict()["settings"]) == setting.settings
+
+
+def test_a_table_chooses_its_defaults_and_what_is_given_wins(tmp_path: Path) -> None:
+    """A manifest holds them as plain settings."""
+    text = """
+        [of_the_command]
+        [paper]
+        defaults = "paper"
+        [own]
+        defaults = "official"
+        steps = 10
+        """
+    parser = argparse.ArgumentParser()
+    sweep._add_options(parser)
+    words = f"in -o out --settings {table(tmp_path, text)} --defaults official --guidance-max 2"
+    made = sweep._settings(parser.parse_args(words.split()), SVD_XT)
+    assert [setting.to_dict()["settings"] for setting in made] == [
+        {"steps": 30, "guidance": {"minimum": 1.5, "maximum": 2.0, "shape": "linear"}},
+        {"guidance": {"minimum": 1.0, "maximum": 2.0, "shape": "linear"}},
+        {"steps": 10, "guidance": {"minimum": 1.5, "maximum": 2.0, "shape": "linear"}},
+    ]
+    table(tmp_path, "[a]\ndefaults = 3")
+    with pytest.raises(ConfigError, match=r"table \[a\]: defaults must be one of paper, official, got 3"):
+        sweep._settings(parser.parse_args(words.split()), SVD_XT)
 
 
 @pytest.mark.parametrize(
@@ -81,16 +113,16 @@ def test_what_a_manifest_holds_of_a_setting_reads_back(tmp_path: Path) -> None:
 )
 def test_a_fault_names_file_table_and_key(text: str, says: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=says):
-        [setting.resolve(TINY) for setting in from_toml(table(tmp_path, text), {})]
+        [setting.resolve(TINY) for setting in from_toml(table(tmp_path, text), nothing)]
 
 
 def test_a_mark_at_the_start_as_windows_editors_write_it_is_no_part_of_the_table(tmp_path: Path) -> None:
-    assert from_toml(table(tmp_path, "\ufeff[a]\ncut = 3"), {})[0].name == "a"
+    assert from_toml(table(tmp_path, "\ufeff[a]\ncut = 3"), nothing)[0].name == "a"
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.toml cannot be read"):
-        from_toml(tmp_path / "none.toml", {})
+        from_toml(tmp_path / "none.toml", nothing)
 
 
 def test_presets_and_cuts_make_names() -> None:

@@ -71,6 +71,7 @@ def test_presets_and_cuts_are_compared_with_the_same_seeds(
         "{'steps': 20, 'cut': 17}",
     }
     out, err = capsys.readouterr()
+    assert "setting  vcut-c10: 20 steps, guidance 1 to 3\n" in out
     assert "sweep    18 clips in OUT, 0 of them there already" in out
     assert out.count("made     ") == 18
     assert err == ""
@@ -113,6 +114,16 @@ def test_a_published_model_is_priced_before_it_is_looked_for(
     assert line.split()[4] == "150"
     clips, megabytes = 3, 25 * 576 * 1024 / 8 / 1e6 + 25 * 4 * 72 * 128 * 4 / 1e6
     assert line.split()[-1] == f"{clips * megabytes:.2f}"
+
+
+def test_settings_far_beyond_the_model_are_noted_once(
+    loaded: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert vcut_sweep("--frames", "100", "--preset", "baseline", "--preset", "vcut") == 0
+    (note,) = capsys.readouterr().err.splitlines()
+    assert note.startswith(
+        "vcut: note: tiny was made for 8 frames of 32x32: 100 of 32x32 are 12 times as many"
+    )
 
 
 def test_a_toml_file_names_the_settings(loaded: list[str]) -> None:

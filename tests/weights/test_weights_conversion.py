@@ -375,13 +375,18 @@ def test_an_ill_formed_configuration_of_a_folder_is_one_line(
         ("vae", "act_fn", "relu"),
         ("vae", "shift_factor", 0.1),
         ("vae", "latents_mean", [0.0] * 4),
+        ("scheduler", "prediction_type", "epsilon"),
+        ("scheduler", "sigma_max", 80.0),
+        ("scheduler", "sigma_min", 0.03),
+        ("scheduler", "timestep_type", "discrete"),
+        ("scheduler", "use_karras_sigmas", False),
     ],
 )
-def test_a_field_that_the_network_does_not_follow_is_refused_by_name(
+def test_a_field_that_vcut_does_not_follow_is_refused_by_name(
     exported: Path, tmp_path: Path, part: str, field: str, value: object
 ) -> None:
     shutil.copytree(exported, tmp_path / "out")
-    file = tmp_path / "out" / part / "config.json"
+    (file,) = (tmp_path / "out" / part).glob("*config.json")
     config = json.loads(file.read_text())
     config[field] = value
     if value is None:  # transformers leaves out what has its class's default, which is quick_gelu
@@ -398,6 +403,8 @@ def test_fields_said_once_for_all_levels_and_unknown_ones_are_taken(exported: Pa
     config |= {"layers_per_block": [1, 1, 1], "sample_size": 7, "_name_or_path": "x", "zzz": 3}
     config["layers_per_block"] = 1
     file.write_text(json.dumps(config))
+    scheduler = {"_class_name": "HeunDiscreteScheduler", "sigma_max": 700, "interpolation_type": "log_linear"}
+    (tmp_path / "out" / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
     assert configuration(open_checkpoint(tmp_path / "out"), HINTS)["unet"]["layers"] == 1
 
 

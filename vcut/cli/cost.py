@@ -44,9 +44,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     )
     group = parser.add_argument_group("the run to price against the baseline")
     options.add_preset(group)
-    options.add_settings(
-        group, "size", "frames", "steps", "sampler", "cut", "guidance", "guidance_interval", "decode_chunk"
-    )
+    sampling = ("defaults", "steps", "sampler", "cut", "guidance", "guidance_interval")
+    options.add_settings(group, "size", "frames", *sampling, "decode_chunk")
     parser.add_argument(
         "--dtype",
         choices=options.DTYPES,
@@ -58,8 +57,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 def run_cost(args: argparse.Namespace) -> None:
     """Print the bill that ``args`` ask for."""
-    settings = options.settings(args)
     _, config = options.configuration(args.model)
+    settings = options.settings(args, config)
 
     import torch
 

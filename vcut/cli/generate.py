@@ -46,14 +46,13 @@ def add(commands: Any) -> None:
 
 def generate(args: argparse.Namespace) -> None:
     """Make the clips that ``args`` ask for."""
-    from vcut.settings import beyond, resolve
+    from vcut.settings import resolve
     from vcut.sweeps import jobs, runner
 
-    settings = options.settings(args)
     model, config = options.configuration(args.model, **models.source(args))
+    settings = options.settings(args, config)
     run = resolve(settings, config, choose_preset(args.preset, args.tca, args.sca))
-    if warning := beyond(run, config):
-        lines.warn(f"note: {warning}")
+    models.warn_beyond([run], config)
     device = models.device(args)
     seed = secrets.randbelow(2**32) if args.seed is None else args.seed
     outputs = jobs.Outputs(args.output, args.format, args.sheet, args.overwrite, args.enlarge)
@@ -73,6 +72,7 @@ def _load(args: argparse.Namespace, model: str | Found, device: str | None, run:
     pipe = models.load(args, model, device, run.preset)
     if not args.quiet:
         lines.say(f"preset   {run.summary}")
+        lines.say(f"sampling {run.sampling} (defaults: {args.defaults})")
         lines.say(f"seed     {seed}")
     return pipe
 

@@ -11,8 +11,12 @@ from vcut.config import Preset
 from vcut.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from vcut.config import SVDConfig
     from vcut.loading import Found
     from vcut.pipeline import Pipeline
+    from vcut.settings import Run
 
 
 def add_model(group: argparse._ArgumentGroup) -> None:
@@ -109,6 +113,15 @@ def load(args: argparse.Namespace, model: str | Found, device: str | None, prese
         pipe.unet.compile()
     _introduce(pipe, time.perf_counter() - begun, args.quiet)
     return pipe
+
+
+def warn_beyond(runs: Iterable[Run], config: SVDConfig) -> None:
+    """Warn, once, of each kind of run that is far larger than what the model was made for."""
+    from vcut.settings import beyond
+
+    for warning in dict.fromkeys(beyond(run, config) for run in runs):
+        if warning:
+            lines.warn(f"note: {warning}")
 
 
 def device(args: argparse.Namespace) -> str | None:

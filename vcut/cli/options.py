@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, get_args
 
 from vcut.cli import values
-from vcut.config import CONFIGS, PRESETS, Fit, Sampler, SigmaName, SVDConfig
+from vcut.config import CONFIGS, PRESETS, Defaults, Fit, Sampler, SigmaName, SVDConfig
 from weights_tools import command
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ FORMS: dict[str, dict[str, Any]] = {
 """Arguments of argparse for settings that are one option: how its text becomes the setting."""
 
 SAMPLING = (
+    "defaults",
     "steps",
     "sampler",
     "sigmas",
@@ -47,7 +49,7 @@ SAMPLING = (
     "motion_bucket",
     "noise_aug",
 )
-"""Settings of the sampler that every command which makes clips offers. The cut is apart: a sweep has several."""
+"""Options of the sampler that every command which makes clips offers. The cut is apart: a sweep has several."""
 
 
 class Subcommand(command.Parser):
@@ -64,36 +66,42 @@ class Subcommand(command.Parser):
 
 
 def add_settings(group: argparse._ArgumentGroup, *names: str) -> None:
-    """Add the option of each setting; ``size``, ``after`` and ``guidance`` stand for several options."""
-    from vcut.settings import DEFAULTS, SAYS
+    """Add the option of each setting; ``size``, ``after`` and ``guidance`` stand for several options.
 
-    several = {"size": _add_size, "after": _add_after, "guidance": _add_guidance}
+    Of the arguments are then those alone that were given: the others come from ``defaults``.
+    """
+    from vcut.settings import SAYS
+
+    several = {"defaults": _add_defaults, "size": _add_size, "after": _add_after, "guidance": _add_guidance}
     for name in names:
         if name in several:
             several[name](group)
             continue
         says = SAYS[name].removesuffix(" (default: False)")
-        group.add_argument(f"--{name.replace('_', '-')}", default=DEFAULTS[name], help=says, **FORMS[name])
+        flag = f"--{name.replace('_', '-')}"
+        group.add_argument(flag, default=argparse.SUPPRESS, help=says, **FORMS[name])
 
 
-def settings(args: argparse.Namespace) -> Settings:
-    """The settings that ``args`` ask for; those without an option have their defaults.
+def settings(args: argparse.Namespace, config: SVDConfig, named: Defaults | None = None) -> Settings:
+    """The settings that ``args`` ask for; where they do not, the defaults ``named``, else those of ``--defaults``.
 
     Raises:
-        ConfigError: values that do not fit together.
+        ConfigError: values that do not fit together, or defaults that this model has not.
     """
     from vcut.sampling import Branch, Ramp
-    from vcut.settings import Settings
+    from vcut.settings import defaults
 
     given = vars(args)
+    start = defaults(args.defaults if named is None else named, config)
     chosen = {name: given[name] for name in FORMS if name in given}
     if given.get("size"):
         chosen["width"], chosen["height"] = args.size
     if "after_context" in given:
         chosen["after"] = Branch(args.after_context, args.after_latents)
-    if "guidance_min" in given:
-        chosen["guidance"] = Ramp(args.guidance_min, args.guidance_max, args.guidance_shape)
-    return Settings(**chosen)
+    ends = (("minimum", "guidance_min"), ("maximum", "guidance_max"), ("shape", "guidance_shape"))
+    assert isinstance(start.guidance, Ramp)
+    ramp = {end: given[name] for end, name in ends if name in given}
+    return start.replace(**chosen, guidance=dataclasses.replace(start.guidance, **ramp))
 
 
 def configuration(model: str, **source: Any) -> tuple[str | Found, SVDConfig]:
@@ -142,6 +150,16 @@ def add_device(group: argparse._ArgumentGroup | argparse.ArgumentParser, default
     )
 
 
+def _add_defaults(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--defaults",
+        choices=get_args(Defaults),
+        default="paper",
+        help="steps and guidance where no option says them: paper, the same for every model; official, Stability's: "
+        "guidance 1.0 to 2.5 for svd, 30 steps and 1.5 to 3.0 for svd-xt and svd-xt-1-1 (default: paper)",
+    )
+
+
 def _add_size(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--size",
@@ -172,13 +190,13 @@ def _add_guidance(group: argparse._ArgumentGroup) -> None:
         group.add_argument(
             f"--guidance-{end}",
             type=values.finite,
-            default=default,
+            default=argparse.SUPPRESS,
             metavar="X",
             help=f"guidance scale at the {frame} frame (default: {default})",
         )
     group.add_argument(
         "--guidance-shape",
         choices=("linear", "triangle"),
-        default=ramp.shape,
+        default=argparse.SUPPRESS,
         help="triangle reaches the maximum at the middle frame and falls back to the minimum (default: linear)",
     )

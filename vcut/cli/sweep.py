@@ -66,9 +66,9 @@ def run(args: argparse.Namespace) -> None:
     """Make the clips that ``args`` ask for, or say what they will cost."""
     from vcut.sweeps import jobs, ray, suite, sweep
 
-    settings = _settings(args)
-    pictures = suite.pictures(args.images, args.suite, args.pictures)
     model, config = options.configuration(args.model, **models.source(args))
+    settings = _settings(args, config)
+    pictures = suite.pictures(args.images, args.suite, args.pictures)
     every = list(sweep.all_tasks(settings, pictures, config, clips=args.clips, seed=args.seed))
     if jobs.is_folder(args.images) and jobs.identity(args.output) == jobs.identity(args.images):
         raise ConfigError(f"--output {args.output} is the folder of the pictures: choose another")
@@ -98,6 +98,8 @@ def _make(
     shard = Shard(*args.shard) if args.shard else from_environment({} if cluster else os.environ)
     if shard.of > 1:
         say(f"shard    {shard.number} of {shard.of}" + (f", from {shard.source}" if shard.source else ""))
+    runs = {task.setting: task.run for task in every}
+    models.warn_beyond(runs.values(), config)
     on_gpu = bool(cluster and cluster.gpus and args.device != "cpu")
     device = "cuda" if on_gpu else _own_device(models.device(args))
     records, old = manifest.read(args.output), manifest.read_sweep(args.output)
@@ -124,6 +126,8 @@ def _make(
         print(_bill(tasks, complete, records, config, args))
         return
     manifest.write_sweep(args.output, whole)
+    for setting, run in runs.items():
+        say(f"setting  {setting}: {run.sampling}")
     say(f"sweep    {len(tasks)} clips in {args.output}, {len(complete)} of them there already")
     left = [task for task in tasks if task.key not in complete]
     if cluster:
@@ -175,12 +179,14 @@ def _start(args: argparse.Namespace, device: str | None, whole: Sweep, folder: P
     return _maker(args, found, device, whole, lines.silent)
 
 
-def _settings(args: argparse.Namespace) -> tuple[Setting, ...]:
+def _settings(args: argparse.Namespace, config: SVDConfig) -> tuple[Setting, ...]:
     from vcut.sweeps import settings_table
 
-    common = options.settings(args).to_dict()
+    def common(defaults: Any = None) -> dict[str, Any]:
+        return options.settings(args, config, defaults).to_dict()
+
     if args.settings is None:
-        return settings_table.from_presets(args.presets or ["vcut"], args.cuts, common)
+        return settings_table.from_presets(args.presets or ["vcut"], args.cuts, common())
     if args.presets or args.cuts:
         raise ConfigError("--settings says it all: --preset and --cut do not go with it")
     return settings_table.from_toml(args.settings, common)
@@ -285,7 +291,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--preset", dest="presets", action="append", choices=tuple(PRESETS), help=says)
     says = "a setting of the preset vcut with this cut; may be repeated (default: the preset's, 17 of 25)"
     add("--cut", dest="cuts", action="append", default=[], type=values.cut, metavar="N|none", help=says)
-    says = "instead of both, a file with a table for each setting: preset, tca, sca, and all of vcut.Settings"
+    says = "instead of both, a file with a table for each: preset, tca, sca, defaults, all of vcut.Settings"
     add("--settings", type=values.path, metavar="TOML", help=says)
 
     add = parser.add_argument_group("sharing the work").add_argument

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -51,11 +51,11 @@ class Setting:
         return {**form, "settings": self.settings.to_dict()}
 
 
-def from_toml(path: Path, common: Mapping[str, Any]) -> tuple[Setting, ...]:
+def from_toml(path: Path, common: Callable[[Any], Mapping[str, Any]]) -> tuple[Setting, ...]:
     """Settings of a TOML file, a table each: ``[c17]``, ``preset = "vcut"``, ``cut = 17``.
 
-    A table has the names of :class:`vcut.settings.Settings`, and ``preset``, ``tca`` and ``sca``. What it does not
-    say is as in ``common``.
+    A table has the names of :class:`vcut.settings.Settings`, and ``preset``, ``tca``, ``sca`` and ``defaults``. What
+    it does not say is as ``common`` has it, a function of the table's ``defaults``, or of None.
 
     Raises:
         ConfigError: no TOML, or a table that makes no setting; the message names file, table and key.
@@ -73,7 +73,7 @@ def from_toml(path: Path, common: Mapping[str, Any]) -> tuple[Setting, ...]:
     made = []
     for name, table in tables.items():
         try:
-            made.append(_setting(name, table, common))
+            made.append(_setting(name, table, common(table.pop("defaults", None))))
         except ConfigError as error:
             raise ConfigError(f"{path}, table [{name}]: {error}") from error
     if len({folded(setting.name) for setting in made}) < len(made):
