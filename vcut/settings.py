@@ -263,13 +263,16 @@ def _described(text: str | None) -> str:
 
 Settings.__doc__ = _described(Settings.__doc__)
 
-OFFICIAL = {14: Settings(guidance=Ramp(1.0, 2.5)), 25: Settings(steps=30, guidance=Ramp(1.5, 3.0))}
+OFFICIAL: dict[int, dict[str, Any]] = {
+    14: {"steps": 25, "guidance": Ramp(1.0, 2.5)},
+    25: {"steps": 30, "guidance": Ramp(1.5, 3.0)},
+}
 """Settings of Stability's script and its configurations (generative-models, scripts/sampling), by the number of
 frames that a model was made for: 14 of svd, 25 of svd-xt and svd-xt-1-1."""
 
 
 def defaults(name: Defaults, config: SVDConfig) -> Settings:
-    """Settings to start from: of ``paper`` those of the paper and of diffusers, ``Settings()``; or :data:`OFFICIAL`.
+    """Settings to start from: ``paper``, which is ``Settings()``, as in diffusers; or ``official``, :data:`OFFICIAL`.
 
     ``defaults("official", svd.config).replace(steps=20)`` has all but the steps from Stability.
 
@@ -285,7 +288,7 @@ def defaults(name: Defaults, config: SVDConfig) -> Settings:
             f"there are official defaults for models of {' and '.join(map(str, OFFICIAL))} frames, and "
             f"{config.name} has {config.frames}: take the defaults paper"
         )
-    return OFFICIAL[config.frames]
+    return Settings(**OFFICIAL[config.frames])
 
 
 @dataclass(frozen=True)

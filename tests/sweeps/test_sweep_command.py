@@ -119,10 +119,10 @@ def test_a_published_model_is_priced_before_it_is_looked_for(
 def test_settings_far_beyond_the_model_are_noted_once(
     loaded: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert vcut_sweep("--frames", "100", "--preset", "baseline", "--preset", "vcut") == 0
+    assert vcut_sweep("--size", "80x64", "--preset", "baseline", "--preset", "vcut") == 0
     (note,) = capsys.readouterr().err.splitlines()
     assert note.startswith(
-        "vcut: note: tiny was made for 8 frames of 32x32: 100 of 32x32 are 12 times as many"
+        "vcut: note: tiny was made for 8 frames of 32x32: 8 of 80x64 are 5 times as many pixels"
     )
 
 
