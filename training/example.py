@@ -7,14 +7,18 @@ python -m training.example pictures --each 2
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+import sys
+from collections.abc import Sequence
 
 from einops import rearrange
 from PIL import Image
 
 from training import world
 from training.config import HELD_OUT_SEED
+from vcut.cli import values
 from vcut.config import TINY
+from vcut.errors import ConfigError
+from weights_tools import command
 from weights_tools.outputs import replacing
 
 SIDE = 128
@@ -31,26 +35,37 @@ def named(name: str) -> world.Scenes | None:
     return scene if len(scene) else None
 
 
-def main() -> None:
-    """Write pictures of each kind."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--each", type=int, default=1, metavar="N", help="pictures of each kind (default: 1)")
-    arguments = parser.parse_args()
-    folder = arguments.folder
-    names = [f"{kind}-{i}" if i else kind for kind in world.KINDS for i in range(arguments.each)]
-    scenes = {name: named(name) for name in names}
+def run(args: argparse.Namespace) -> None:
+    """Write the pictures that ``args`` ask for, once all of their scenes were found."""
+    names = [f"{kind}-{i}" if i else kind for kind in world.KINDS for i in range(args.each)]
+    scenes: dict[str, world.Scenes] = {}
+    for name in names:
+        if (scene := named(name)) is None:
+            raise ConfigError(f"there is no scene {name}: ask for fewer, --each")
+        scenes[name] = scene
+    args.folder.mkdir(parents=True, exist_ok=True)
     for name, scene in scenes.items():
-        if scene is None:
-            parser.error(f"there is no scene {name}: ask for fewer, --each")
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, scene in scenes.items():
-        assert scene is not None
         pixels = world.render(scene, 1, SIDE)[0, 0]
         picture = rearrange((pixels * 255).round().byte(), "c h w -> h w c").numpy()
-        with replacing(folder / f"{name}.png", overwrite=True) as part:
+        with replacing(args.folder / f"{name}.png", overwrite=True) as part:
             Image.fromarray(picture).save(part)
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line, and return its exit code."""
+
+    def parser() -> argparse.ArgumentParser:
+        made = command.Parser(
+            prog="training.example", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        )
+        made.add_argument("folder", type=values.path, help="where the pictures go; it is made if need be")
+        says = "pictures of each kind (default: 1)"
+        made.add_argument("--each", type=values.count, default=1, metavar="N", help=says)
+        made.set_defaults(run=run)
+        return made
+
+    return command.run(parser, "training.example", argv)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

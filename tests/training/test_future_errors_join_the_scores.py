@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from sweep_samples import write_sweep
 
-from training import score, world
+from training import example, score, world
 from training.example import SIDE, named
 from vcut import cli, media
 from vcut.sweeps import manifest
@@ -87,3 +87,18 @@ def test_another_picture_of_the_same_name_has_no_known_future(
 def test_other_names_are_of_no_scene() -> None:
     assert [named(name) for name in ("cat", "disc-x", "disc-999", "disc-0.5")] == [None] * 4
     assert not torch.equal(held_out("disc").start, held_out("disc-1").start)
+
+
+def test_pictures_of_scenes_are_written_or_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert example.main([str(tmp_path / "new" / "folder")]) == 0
+    made = {file.stem for file in (tmp_path / "new" / "folder").iterdir()}
+    assert made == set(world.KINDS)
+    (tmp_path / "file").touch()
+    assert example.main([str(tmp_path / "file")]) == 2
+    assert example.main([str(tmp_path / "never"), "--each", "40"]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert str(tmp_path / "file") in first
+    assert second == "training.example: error: there is no scene disc-16: ask for fewer, --each"
+    assert not (tmp_path / "never").exists()
