@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,38 +11,52 @@ import torch
 from tqdm import tqdm
 
 import experiments.better_cut
-from experiments.better_cut import report, times
+from experiments.better_cut import peers, report, times
 from experiments.better_cut.candidates import Candidate, candidates
 from experiments.better_cut.clips import Bench, latents, scores
 from training.config import settings
 from vcut.cli import values
 from vcut.loading import find
-from weights_tools.command import stoppable
+from weights_tools import command
 
 QUALITY, COST = "Modified, c=20", "Modified, c=10"
 """The candidates whose quality is asked for, and at whose time."""
 
+WINNER = "10 levels of Align Your Steps, guided in 0.3..25"
+"""The candidate that the tuning scenes chose, set beside the peers."""
 
-def main(argv: Sequence[str] | None = None) -> None:
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line, and return its exit code."""
+
+    def parser() -> argparse.ArgumentParser:
+        made = command.Parser(
+            prog="python -m experiments.better_cut",
+            description=experiments.better_cut.__doc__,
+            formatter_class=argparse.RawTextHelpFormatter,
+        )
+        made.add_argument("model", nargs="?", default="tiny", help="default: tiny")
+        made.add_argument(
+            "-o", "--out", type=Path, default=Path("better-cut"), help="folder, default better-cut"
+        )
+        made.add_argument("--scenes", type=values.count, default=64, help="at most 64, the default")
+        made.add_argument(
+            "--tuning", action="store_true", help="scenes to choose numbers on, not to judge on"
+        )
+        made.add_argument(
+            "--only", nargs="*", default=[], help="candidates whose group or name has one of these"
+        )
+        made.add_argument("--batch", type=values.count, default=16, help="clips at a time, default 16")
+        made.add_argument("--rounds", type=int, default=7, help="of timing, default 7; 0 times nothing")
+        made.set_defaults(run=search)
+        return made
+
+    return command.run(parser, "experiments.better_cut", argv)
+
+
+@torch.no_grad()
+def search(args: argparse.Namespace) -> None:
     """Make and score what is missing, then write the report of everything chosen."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.better_cut",
-        description=experiments.better_cut.__doc__,
-        formatter_class=argparse.RawTextHelpFormatter,
-    )
-    parser.add_argument("model", nargs="?", default="tiny", help="default: tiny")
-    parser.add_argument(
-        "-o", "--out", type=Path, default=Path("better-cut"), help="folder, default better-cut"
-    )
-    parser.add_argument("--scenes", type=values.count, default=64, help="at most 64, the default")
-    parser.add_argument("--tuning", action="store_true", help="scenes to choose numbers on, not to judge on")
-    parser.add_argument(
-        "--only", nargs="*", default=[], help="candidates whose group or name has one of these"
-    )
-    parser.add_argument("--batch", type=values.count, default=16, help="clips at a time, default 16")
-    parser.add_argument("--rounds", type=int, default=7, help="of timing, default 7; 0 times nothing")
-    args = parser.parse_args(argv)
-    settings()
     every = candidates()
     wanted = (QUALITY, COST, *args.only)
     chosen = [
@@ -49,17 +64,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         for each in every
         if not args.only or each is every[0] or any(word in f"{each.group}: {each.name}" for word in wanted)
     ]
+    if any(isinstance(each.rule, peers.Peer) for each in chosen):
+        peers.check()
+    settings()
     args.out.mkdir(parents=True, exist_ok=True)
     bench = Bench(find(args.model), args.out, every[0], min(args.scenes, 64), args.tuning, args.batch)
-    with stoppable(), torch.no_grad():
-        found = run(bench, chosen, args.rounds)
+    found = run(bench, chosen, args.rounds)
     told = {
         "model": args.model,
         "scenes": bench.count,
         "tuning": args.tuning,
         "threads": torch.get_num_threads(),
     }
-    texts = report.tables(found, QUALITY, COST)
+    texts = [*report.tables(found, QUALITY, COST), *report.beside_peers(found, WINNER)]
     report.save(found, told, texts, args.out)
     print("\n\n".join(text.markdown() for text in texts))
 
@@ -78,4 +95,4 @@ def run(bench: Bench, chosen: Sequence[Candidate], rounds: int) -> list[report.F
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from experiments.better_cut.peers import Peer
 from experiments.better_cut.rules import Rule
 from training.evaluate import NO_CUT, Row
 from vcut.config import Mode
@@ -18,14 +19,17 @@ CUTS = (10, 17, 20)
 PAPER = "the paper's Table IV"
 """Group of the rows that every other is compared with."""
 
+PEERS, PLAIN = "peers", "diffusers"
+"""Group of the rows that diffusers makes, and name of that without a method."""
+
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to make clips: the model's form and the settings, and a rule in place of the settings' own plan."""
+    """One way to make clips: the model's form and the settings, and a rule or a peer in place of their own plan."""
 
     group: str
     row: Row
-    rule: Rule | None = None
+    rule: Rule | Peer | None = None
 
     @property
     def name(self) -> str:
@@ -55,7 +59,8 @@ INTERVAL = (0.3, 25.0)
 
 def candidates() -> list[Candidate]:
     """All candidates, the baseline first."""
-    return [*table_iv(), *intervals(), *fewer_levels(), *after_the_cut(), *kept_differences(), *reuse()]
+    ours = (table_iv, intervals, fewer_levels, after_the_cut, kept_differences, reuse)
+    return [each for group in (*ours, in_diffusers) for each in group()]
 
 
 def intervals() -> list[Candidate]:
@@ -134,6 +139,16 @@ def reuse() -> list[Candidate]:
         "lossless, guided in 0.3..25, deep features every 3rd pass": Rule(inside, renew=3),
     }
     return [Candidate("deep features", Row(name, *KEEPING), rule) for name, rule in rules.items()]
+
+
+def in_diffusers() -> list[Candidate]:
+    """The published model in diffusers' own pipeline, and what DeepCache and T-GATE make of it there."""
+    peers = {
+        PLAIN: Peer(),
+        **{f"DeepCache, every {k}": Peer(interval=k) for k in (2, 3, 5)},
+        **{f"T-GATE, gate at {k}": Peer(gate=k) for k in (10, 15, 20)},
+    }
+    return [Candidate(PEERS, Row(name, True, True), peer) for name, peer in peers.items()]
 
 
 def table_iv(cuts: Sequence[int] = CUTS) -> list[Candidate]:

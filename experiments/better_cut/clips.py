@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 import vcut
 from experiments.better_cut.candidates import Candidate
+from experiments.better_cut.peers import Peer
+from experiments.better_cut.rules import Rule
 from training import measure, recognise, world
 from training.config import HELD_OUT_SEED
 from training.evaluate import first_frames, without_nan
@@ -24,8 +26,12 @@ from vcut.config import Preset
 from vcut.loading import Found
 from vcut.pipeline import Pipeline
 from vcut.sampling import constant, plan, sample
-from vcut.settings import resolve
+from vcut.settings import Run, resolve
+from weights_tools.convert import convert
 from weights_tools.outputs import replacing
+
+Make = Callable[[world.Scenes, tuple[int, ...]], Tensor]
+"""``make(scenes, seeds) -> [n, f, c, h, w]``: latents of a candidate's clips."""
 
 TUNING_SEED = 3
 """Seed of scenes to choose numbers on: no model has learned from them, no candidate is judged on them."""
@@ -65,10 +71,31 @@ class Bench:
         """Hash of the checkpoint."""
         return hashlib.sha256(self.found.checkpoint.path.read_bytes()).hexdigest()
 
-    def load(self, candidate: Candidate) -> Pipeline:
-        """The model in the candidate's form."""
-        row = candidate.row
-        return vcut.load(self.found, preset=Preset("candidate", row.tca, row.sca), device="cpu")
+    @cached_property
+    def exported(self) -> Path:
+        """The folder of the model in the layout of diffusers, kept with the clips."""
+        folder = self.out / f"diffusers-{self.weights[:12]}"
+        if not folder.is_dir():
+            convert(self.found.checkpoint.path, folder, "diffusers", dtype=torch.float32)
+        return folder
+
+    def load(self, candidate: Candidate) -> tuple[nn.Module, Make]:
+        """The candidate's UNet, loaded, and the function that makes its clips with it."""
+        row, rule, config = candidate.row, candidate.rule, self.found.config
+        preset = Preset("candidate", row.tca, row.sca)
+        if isinstance(rule, Peer):
+            unet, follow = rule.bind(self.exported)
+        else:
+            model = vcut.load(self.found, preset=preset, device="cpu")
+            unet, follow = model.unet, partial(followed, model, rule)
+
+        def make(scenes: world.Scenes, seeds: tuple[int, ...]) -> Tensor:
+            asked = row.settings.replace(
+                fps=int(scenes.fps[0]), motion_bucket=int(scenes.motion_bucket[0]), seed=seeds
+            )
+            return follow(resolve(asked, config, preset), first_frames(scenes, config.width))
+
+        return unet, make
 
     def path(self, candidate: Candidate, suffix: str) -> Path:
         """The file that keeps a candidate's latents or scores: another name for other clips."""
@@ -85,17 +112,17 @@ def latents(bench: Bench, candidate: Candidate, tick: Callable[[int], object]) -
     """
     file = bench.path(candidate, ".safetensors")
     if not file.is_file():
-        model = bench.load(candidate)
+        network, make = bench.load(candidate)
         parts, passes = [], 0.0
 
         def count(unet: nn.Module, args: tuple[Any, ...]) -> None:
             nonlocal passes
-            passes += args[0].shape[:2].numel() / (bench.count * model.config.frames)
+            passes += args[0].shape[:2].numel() / (bench.count * bench.found.config.frames)
 
-        model.unet.register_forward_pre_hook(count)
+        network.register_forward_pre_hook(count)
         for i in range(0, bench.count, bench.batch):
             part = bench.scenes[i : i + bench.batch]
-            parts.append(generate(model, candidate, part, tuple(range(i, i + len(part)))))
+            parts.append(make(part, tuple(range(i, i + len(part)))))
             tick(len(part))
         with replacing(file) as room:
             save_file({"latents": torch.cat(parts), "passes": torch.tensor(passes)}, room)
@@ -105,17 +132,12 @@ def latents(bench: Bench, candidate: Candidate, tick: Callable[[int], object]) -
     return kept["latents"], round(kept["passes"].item(), 2)
 
 
-def generate(model: Pipeline, candidate: Candidate, scenes: world.Scenes, seeds: tuple[int, ...]) -> Tensor:
-    """Latents ``[n, f, c, h, w]`` of some scenes, from a loaded model in the candidate's form."""
-    asked = candidate.row.settings.replace(
-        fps=int(scenes.fps[0]), motion_bucket=int(scenes.motion_bucket[0]), seed=seeds
-    )
-    run = resolve(asked, model.config, model.preset)
-    pictures = first_frames(scenes, model.config.width)
-    if candidate.rule is None:
+def followed(model: Pipeline, rule: Rule | None, run: Run, pictures: Sequence[Tensor]) -> Tensor:
+    """Latents ``[n, f, c, h, w]`` of a run of the model, under a rule if there is one."""
+    if rule is None:
         return model.sample_latents(run, pictures)
     conditioning, noise, generators = model.prepare(run, pictures)
-    denoiser = candidate.rule.bind(model.unet, conditioning, run)
+    denoiser = rule.bind(model.unet, conditioning, run)
     return sample(
         denoiser,
         noise,

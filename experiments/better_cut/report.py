@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from experiments.better_cut.candidates import PEERS, PLAIN
 from experiments.better_cut.times import interval
 from vcut.analysis.text_table import Table
 from vcut.scores.statistics import Estimate, estimate
@@ -127,6 +128,56 @@ def tables(found: Sequence[Found], quality: str, cost: str) -> tuple[Table, Tabl
         Table("Means over scenes, with 95 % intervals", ("", "time", "passes", *heads), means),
         Table(f"Differences to {quality}, paired by scene", ("", "time", "found", *heads), tuple(rows)),
     )
+
+
+SHARE = 0.8
+"""Part of a peer's time that the winner may take at equal error."""
+
+
+def beside_peers(found: Sequence[Found], winner: str) -> tuple[Table, ...]:
+    """The table of the candidate ``winner`` beside each peer, and what it comes to; none where they were not timed.
+
+    Peers run in diffusers, the winner in vcut, so their times differ by the implementation as well. The last column
+    leaves that out: there each time is over that of the published model in the same implementation.
+    """
+    best = next((each for each in found if each.name == winner and each.ratios), None)
+    others = [each for each in found if each.group == PEERS and each.ratios]
+    if best is None or not others:
+        return ()
+    plain = next((each.time for each in others if each.name == PLAIN), math.nan)
+    rows = []
+    for each in others:
+        (_, low, high), (_, least, most) = interval(best.ratios), interval(each.ratios)
+        share = best.time / each.time
+        lost, won = (
+            [m.head for m in ERRORS if worse(m, a.difference(b, m.key))]
+            for a, b in ((best, each), (each, best))
+        )
+        holds = not lost and share <= SHARE
+        rows.append(
+            (
+                each.name,
+                "yes" if holds else "",
+                f"{share:.2f} ({low / most:.2f} to {high / least:.2f})",
+                ", ".join(lost),
+                ", ".join(won),
+                f"{share * plain:.2f}",
+            )
+        )
+    against = [row[0] for row in rows if not row[1]]
+    verdict = f"It holds beside {', '.join(row[0] for row in rows if row[1]) or 'none'}" + (
+        f", not beside {', '.join(against)}." if against else "."
+    )
+    head = (
+        "",
+        "holds",
+        "time over the peer's",
+        "winner loses in",
+        "peer loses in",
+        "each over its own baseline's",
+    )
+    note = f"Asked for: at equal error, seen to lose in none, at most {SHARE:g} of the peer's time. {verdict}"
+    return (Table(f"{winner}, beside the peers", head, tuple(rows), (note,)),)
 
 
 def _time(each: Found) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from experiments.better_cut.candidates import Candidate
-from experiments.better_cut.clips import Bench, generate
+from experiments.better_cut.clips import Bench
 
 CLIPS = 16
 """Clips of a timed run. With few, small models are bound by Python, and two passes cost hardly more than one."""
@@ -58,8 +58,8 @@ def _ratios(bench: Bench, candidate: Candidate, done: Sequence[dict[str, dict[st
 
 
 def _run(bench: Bench, candidate: Candidate) -> Callable[[], Tensor]:
-    model, scenes = bench.load(candidate), bench.scenes[:CLIPS]
-    return lambda: generate(model, candidate, scenes, tuple(range(len(scenes))))
+    (_, make), scenes = bench.load(candidate), bench.scenes[:CLIPS]
+    return lambda: make(scenes, tuple(range(len(scenes))))
 
 
 def _id(bench: Bench, candidate: Candidate) -> str:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from experiments.better_cut.candidates import candidates
-from experiments.better_cut.report import MEASURES, Found, front, tables, worse
+from experiments.better_cut.__main__ import main
+from experiments.better_cut.candidates import PEERS, PLAIN, candidates
+from experiments.better_cut.report import MEASURES, Found, beside_peers, front, tables, worse
 from experiments.better_cut.reuse import reusing
 from experiments.better_cut.rules import Rule
 from experiments.better_cut.times import interval
@@ -97,9 +100,20 @@ def test_candidates_have_names_of_their_own() -> None:
     assert len(set(names)) == len(names)
 
 
-def found(name: str, psnr: list[float], ratios: list[float]) -> Found:
+def test_the_extra_of_the_peers_is_asked_for_before_any_work(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    assert main(["-o", str(tmp_path / "out"), "--only", "T-GATE"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "diffusers" in line
+    assert 'pip install "vcut-svd[bench]"' in line
+    assert not (tmp_path / "out").exists()
+
+
+def found(name: str, psnr: list[float], ratios: list[float], group: str = "group") -> Found:
     scores = {measure.key: torch.full((len(psnr),), math.nan) for measure in MEASURES}
-    return Found(name, "group", {**scores, "psnr": torch.tensor(psnr)}, ratios, 50)
+    return Found(name, group, {**scores, "psnr": torch.tensor(psnr)}, ratios, 50)
 
 
 def test_the_front_holds_what_no_other_beats() -> None:
@@ -119,6 +133,26 @@ def test_a_loss_counts_when_its_interval_leaves_zero_out() -> None:
     assert not worse(measure, noisy.difference(base, "psnr"))
     _, differences = tables([base, lower, noisy], "base", "noisy")
     assert [row[2] for row in differences.rows] == ["", "", "yes"]
+
+
+def test_the_winner_is_set_beside_each_peer() -> None:
+    """It holds beside a peer that takes longer for no less error; the last column takes out the implementations."""
+    winner = found("winner", [30, 31, 32, 33], [0.3, 0.3, 0.3])
+    plain = found(PLAIN, [30.1, 31, 32, 32.9], [2.0, 2.0, 2.0], PEERS)
+    fast = found("fast", [30, 31.1, 31.9, 33], [0.32, 0.3, 0.31], PEERS)
+    better = found("better", [31, 32.1, 33, 33.9], [1.0, 1.0, 1.0], PEERS)
+    worse_one = found("worse", [29, 30.1, 31, 31.9], [1.2, 1.0, 1.0], PEERS)
+    (table,) = beside_peers([winner, plain, fast, better, worse_one], "winner")
+    lost = "PSNR to the future dB"
+    assert table.rows == (
+        (PLAIN, "yes", "0.15 (0.15 to 0.15)", "", "", "0.30"),
+        ("fast", "", "0.97 (0.94 to 1.00)", "", "", "1.94"),
+        ("better", "", "0.30 (0.30 to 0.30)", lost, "", "0.60"),
+        ("worse", "yes", "0.30 (0.25 to 0.30)", "", lost, "0.60"),
+    )
+    assert table.notes[0].endswith("It holds beside diffusers, worse, not beside fast, better.")
+    assert not beside_peers([winner, found("untimed", [30, 31], [], PEERS)], "winner")
+    assert not beside_peers([plain, fast], "winner")
 
 
 def test_the_interval_of_a_median_is_of_order_statistics() -> None:
