@@ -5,7 +5,7 @@ the same seeds; they are judged by their error against that future, and by their
 
     python -m experiments.better_cut --out better-cut                    # all candidates, on the model in the box
     python -m experiments.better_cut new.safetensors --out better-cut-new
-    python -m experiments.better_cut --scenes 16 --tuning --only reuse   # a first look, on scenes that judge nothing
+    python -m experiments.better_cut --scenes 16 --tuning --only interval # a first look, on scenes that judge nothing
     python -m experiments.better_cut --only peers "Align Your Steps"     # beside diffusers, DeepCache and T-GATE
 
 The peers need ``pip install -e ".[bench]"``.
