@@ -17,6 +17,7 @@ __all__ = [
     "UnknownSettingError",
     "VcutError",
     "check_type",
+    "import_fault",
     "is_out_of_memory",
 ]
 
@@ -64,6 +65,13 @@ def is_out_of_memory(error: BaseException) -> bool:
             or "not enough memory" in text
         )
     )
+
+
+def import_fault(error: ImportError, package: str) -> str:
+    """Advice on a package that cannot be imported: install it, or mend what is there."""
+    if isinstance(error, ModuleNotFoundError):
+        return f"pip install {package}"
+    return f"it is there, but cannot be loaded ({error})"
 
 
 class UnknownSettingError(ConfigError, TypeError):

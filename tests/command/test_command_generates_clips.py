@@ -551,6 +551,22 @@ def test_a_folder_that_is_removed_meanwhile_is_made_again(
     assert files("out") == ["b.mp4"]
 
 
+def test_a_clip_that_is_moved_away_at_once_stops_no_other(
+    calls: Calls, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("in/a.jpg", "in/b.jpg", "in/c.jpg"):
+        picture(name)
+    write = media.write
+
+    def moved(frames: Any, path: Any, *args: Any, **options: Any) -> None:
+        Path(write(frames, path, *args, **options)).unlink()
+
+    monkeypatch.setattr("vcut.media.write", moved)
+    assert vcut("in", "-o", "out") == 0
+    assert len(calls.follow) == 3
+    assert "done     3 clips in " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("options", "times"), [("--size 1024x576", "576"), ("--frames 100", "12"), ("--size 64x64", None)]
 )

@@ -20,7 +20,7 @@ def test_each_mutant_differs_from_the_source_in_one_line():
     found = list(mutants(SOURCE))
     assert len(found) > 5
     for mutant in found:
-        changed = mutant.source.splitlines()
+        changed = mutant.source().splitlines()
         assert len(changed) == len(sound)
         assert sum(a != b for a, b in zip(sound, changed, strict=True)) == 1, mutant.change
 
@@ -37,8 +37,16 @@ def test_operators_numbers_conditions_raises_and_results_are_changed():
     assert any(change.endswith("-> (nothing)") for change in changes)
 
 
+def test_a_mutant_knows_its_lines_and_its_function():
+    for mutant in mutants(SOURCE):
+        inside = mutant.change != "2 -> 3"
+        assert mutant.function == (("area", range(2, 7)) if inside else None)
+        assert mutant.line in mutant.lines
+        assert mutant.lines == (range(mutant.line, mutant.line + 1) if inside else range(2, 3))
+
+
 def test_docstrings_annotations_and_messages_are_left_alone():
     for mutant in mutants(SOURCE):
-        assert "3 * 4 is 12" in mutant.source
-        assert "width: int" in mutant.source
-        assert "width - 1" in mutant.source or mutant.change.endswith("-> (nothing)")
+        assert "3 * 4 is 12" in mutant.source()
+        assert "width: int" in mutant.source()
+        assert "width - 1" in mutant.source() or mutant.change.endswith("-> (nothing)")

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from vcut import media
 from vcut.errors import ConfigError, MediaError
 from vcut.media import images
 
@@ -162,3 +163,32 @@ def test_without_pillow_the_install_command_is_given_and_tensors_still_work(
     with pytest.raises(MediaError, match=r"pip install pillow$"):
         images.pixels(tmp_path / "picture.png")
     assert images.to_tensor(torch.rand(3, 20, 30), 32, 32).shape == (3, 32, 32)
+
+
+@pytest.mark.parametrize(("name", "package"), [("still.png", "pillow"), ("clip.mp4", "av")])
+def test_a_library_that_is_there_but_cannot_be_loaded_is_not_to_be_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, package: str
+) -> None:
+    fault = "libtiff.so.6: failed to map segment from shared object"
+    module = {"pillow": "PIL", "av": "av"}[package]
+    for each in [each for each in sys.modules if each.split(".")[0] == module]:
+        monkeypatch.delitem(sys.modules, each)
+    (tmp_path / f"{module}.py").write_text(f"raise ImportError({fault!r})")
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / name).touch()
+    with pytest.raises(MediaError, match=f"it is there, but cannot be loaded \\({fault}\\)") as error:
+        media.read(tmp_path / name) if package == "av" else images.pixels(tmp_path / name)
+    assert "pip" not in str(error.value)
+
+
+def test_full_memory_is_no_damage_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    jpeg(tmp_path / "still.jpg")
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "clip.gif")
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", full)
+    with pytest.raises(MediaError, match=r"still\.jpg does not fit into the memory that is left"):
+        images.pixels(tmp_path / "still.jpg")
+    with pytest.raises(MemoryError):
+        media.read(tmp_path / "clip.gif")

@@ -5,24 +5,28 @@ or does not end. What survives is printed, to be judged: either the change is eq
 
     python -m tests.mutation vcut/sampling tests/sampling tests/settings
 
-The tests run on a copy of the tree. torch is loaded once and every mutant has a fork of that process.
+The tests run on a copy of the tree. A first run notes which lines each test executes: a mutant meets the tests that
+execute its line, fastest first, and those that start processes. A second run collects the tests, and forks for each
+mutant, in which the functions get their changed code (session.py). What is executed by importing is imported anew.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+from tests.mutation import session
 from tests.mutation.mutants import Mutant, mutants
 
 ROOT = Path(__file__).parents[2]
@@ -35,49 +39,33 @@ def main() -> None:
     parser.add_argument("tests", nargs="+", help="the tests that ought to notice")
     parser.add_argument("--sample", type=int, help="this many mutants, drawn at random; by default all")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, help="write the judgement of each mutant here")
+    parser.add_argument("--json", type=Path, help="write the survivors here")
     args = parser.parse_args()
 
+    survivors = []
     with tempfile.TemporaryDirectory() as folder:
         tree = _copy_of_the_tree(Path(folder) / "tree")
-        _import_once(tree)
+        target = tree / args.package
         candidates = [
             (file, mutant)
-            for file in sorted(
-                (tree / args.package).rglob("*.py")
-                if (tree / args.package).is_dir()
-                else [tree / args.package]
-            )
+            for file in sorted(target.rglob("*.py") if target.is_dir() else [target])
             for mutant in mutants(file.read_text())
         ]
         if args.sample and args.sample < len(candidates):
-            candidates = sorted(
-                random.Random(args.seed).sample(candidates, args.sample), key=lambda c: (c[0], c[1].line)
-            )
-        started = time.monotonic()
-        if not _passes(args.tests, tree, limit=3600):
-            sys.exit("the tests fail without a mutant: mend that first")
-        limit = 30 + 10 * (time.monotonic() - started)
-        survivors = []
-        for number, (file, mutant) in enumerate(candidates, 1):
+            chosen = sorted(random.Random(args.seed).sample(range(len(candidates)), args.sample))
+            candidates = [candidates[number] for number in chosen]
+        for done, (number, killed) in enumerate(_judged(candidates, args.tests, tree), 1):
+            file, mutant = candidates[number]
             place = f"{file.relative_to(tree)}:{mutant.line}"
-            killed = _killed(file, mutant, args.tests, tree, limit)
             if not killed:
                 survivors.append({"place": place, "change": mutant.change})
-            print(
-                f"{number}/{len(candidates)} {'killed  ' if killed else 'SURVIVED'} {place}: {mutant.change}",
-                flush=True,
-            )
-    killed_share = 1 - len(survivors) / max(1, len(candidates))
-    print(f"{args.package}: {len(candidates)} mutants, {killed_share:.1%} killed, {len(survivors)} survive")
+            word = "killed  " if killed else "SURVIVED"
+            print(f"{done}/{len(candidates)} {word} {place}: {mutant.change}", flush=True)
+    share = 1 - len(survivors) / max(1, len(candidates))
+    print(f"{args.package}: {len(candidates)} mutants, {share:.1%} killed, {len(survivors)} survive")
     if args.json:
-        result = {
-            "package": args.package,
-            "mutants": len(candidates),
-            "killed": killed_share,
-            "survivors": survivors,
-        }
-        args.json.write_text(json.dumps(result, indent=1) + "\n")
+        found = {"package": args.package, "mutants": len(candidates), "killed": share, "survivors": survivors}
+        args.json.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def _copy_of_the_tree(tree: Path) -> Path:
@@ -93,6 +81,55 @@ def _copy_of_the_tree(tree: Path) -> Path:
     return tree
 
 
+def _judged(
+    candidates: list[tuple[Path, Mutant]], tests: list[str], tree: Path
+) -> Iterator[tuple[int, bool]]:
+    """The number of each mutant and whether it is killed, in the order in which they are tried."""
+    _import_once(tree)
+    files = {str(file) for file, _ in candidates}
+    imported, *runs = _forked(lambda send: session.run_tests(tests, session.Coverage(files, send)))
+    at_import = {tuple(line) for line in imported["lines"]}
+    runs.sort(key=lambda run: (run["processes"], run["seconds"]))
+    for run in runs:
+        run["lines"] = {tuple(line) for line in run["lines"]}
+
+    plans = {}
+    anew = []
+    for number, (file, mutant) in enumerate(candidates):
+        if mutant.function:
+            lines = {(str(file), line) for line in mutant.lines}
+            met = [run for run in runs if run["processes"] or lines & run["lines"]]
+            limit = 10 + 5 * sum(run["seconds"] for run in met)
+            plans[number] = session.Plan(file, mutant, [run["test"] for run in met], limit)
+        else:
+            anew.append(number)
+    for number, killed in _forked(lambda send: session.run_tests(tests, session.Forks(plans, send))):
+        file, mutant = candidates[number]
+        # what importing executes has still to be seen in what it makes
+        body = {(str(file), line) for line in mutant.function[1][1:]}
+        if killed or (killed is not None and not body & at_import):
+            yield number, killed
+        else:
+            anew.append(number)
+    limit = 60 + 5 * sum(run["seconds"] for run in runs)
+    for number in anew:
+        file, mutant = candidates[number]
+        yield number, session.killed(file, mutant, functools.partial(_test_anew, runs, file), limit)
+
+
+def _test_anew(runs: list[dict[str, Any]], mutated: Path) -> int:
+    """Run all tests, file by file, and stop at the first that fails; first the files that execute the mutated one."""
+    files: dict[str, list[dict[str, Any]]] = {}
+    for run in runs:
+        files.setdefault(run["test"].partition("::")[0], []).append(run)
+
+    def seconds(file: str) -> tuple[bool, float]:
+        execute_it = [run for run in files[file] if any(path == str(mutated) for path, _ in run["lines"])]
+        return not execute_it, sum(run["seconds"] for run in execute_it or files[file])
+
+    return next((status for file in sorted(files, key=seconds) if (status := session.run_tests([file]))), 0)
+
+
 def _import_once(tree: Path) -> None:
     """Load what the tests load and nothing that is mutated."""
     os.environ["PYTHONPATH"] = str(tree)
@@ -105,48 +142,15 @@ def _import_once(tree: Path) -> None:
     sys.modules["torch"].set_num_threads(1)
 
 
-def _killed(file: Path, mutant: Mutant, tests: list[str], tree: Path, limit: float) -> bool:
-    sound = file.read_text()
-    file.write_text(mutant.source)
-    try:
-        return not _passes(tests, tree, limit)
-    finally:
-        file.write_text(sound)
-
-
-def _passes(tests: list[str], tree: Path, limit: float) -> bool:
-    """Whether the tests pass in a fork of this process within the limit in seconds."""
-    child = os.fork()
-    if child == 0:
-        _run_and_exit(tests)
-    deadline = time.monotonic() + limit
-    while time.monotonic() < deadline:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status) == 0
-        time.sleep(0.05)
-    os.killpg(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return False
-
-
-def _run_and_exit(tests: list[str]) -> None:
-    """Run the tests and leave with their status. The parent's cleaning up is not ours, so there is no return."""
-    status = 1
-    try:
-        os.setsid()
-        silence = os.open(os.devnull, os.O_RDWR)
-        for stream in (0, 1, 2):
-            os.dup2(silence, stream)
-        import pytest
-
-        # Hypothesis draws the same examples every time, or a mutant would live or die by chance.
-        status = int(pytest.main([
-            *tests, "-x", "-q", "-n", "0", "-p", "no:cacheprovider", "-p", "no:randomly", "--hypothesis-seed=0",
-            "-m", "not slow and not parity and not browser",
-        ]))  # fmt: skip
-    finally:
-        os._exit(status)
+def _forked(work: Callable[[Callable[[object], None]], int]) -> Iterator[Any]:
+    """What ``work`` sends from a fork of this process."""
+    out, into = os.pipe()
+    with os.fdopen(out) as rows, os.fdopen(into, "w") as sent:
+        child = session.fork(lambda: work(lambda row: print(json.dumps(row), file=sent, flush=True)))
+        sent.close()
+        yield from map(json.loads, rows)
+    if session.ended(child):
+        sys.exit("the tests fail without a mutant: mend that first")
 
 
 if __name__ == "__main__":

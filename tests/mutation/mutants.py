@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -32,28 +33,75 @@ SWAPS: dict[type[ast.AST], type[ast.AST]] = {
 
 @dataclass(frozen=True)
 class Mutant:
-    """One changed file: the line, what was changed, and the whole new source."""
+    """One changed file: what is changed, and where."""
 
     line: int
+    # lines of the statement: it is executed when one of them is
+    lines: range
+    # the outermost function that the change lies in: its name, with that of its class, and its lines; None: outside
+    function: tuple[str, range] | None
     change: str
-    source: str
+    # the sound file; the number of the node that is changed in it, and of its change
+    text: str
+    node: int
+    way: int
+
+    def tree(self) -> ast.Module:
+        """The new program. Its lines have the old numbers."""
+        tree = ast.parse(self.text)
+        node = next(itertools.islice(ast.walk(tree), self.node, None))
+        replacement = _mutate(node, self.way)
+        if replacement is not node:
+            _Replace(node, ast.copy_location(replacement, node)).visit(tree)
+        return ast.fix_missing_locations(tree)
+
+    def source(self) -> str:
+        """Text of the new program."""
+        return ast.unparse(self.tree()) + "\n"
 
 
 def mutants(source: str) -> Iterator[Mutant]:
     """Yield every mutant of a source file. Docstrings, annotations, imports and texts are left alone."""
     tree = ast.parse(source)
+    numbers = {node: number for number, node in enumerate(ast.walk(tree))}
+    above = {inner: node for node in numbers for inner in ast.iter_child_nodes(node)}
     for place in _places(tree):
-        for change in range(_changes(place)):
-            mutated = copy.deepcopy(tree)
-            # The copy has its nodes in the same order, so the place is found again by its number.
-            twin = next(t for n, t in zip(ast.walk(tree), ast.walk(mutated), strict=True) if n is place)
-            before = _text(twin)
-            replacement = _mutate(twin, change)
-            if replacement is not twin:
-                _Replace(twin, replacement).visit(mutated)
-            ast.fix_missing_locations(mutated)
-            after = "(nothing)" if isinstance(replacement, ast.Pass) else _text(replacement)
-            yield Mutant(place.lineno, f"{before} -> {after}", ast.unparse(mutated) + "\n")  # type: ignore[attr-defined]
+        path = [place]
+        while path[-1] in above:
+            path.append(above[path[-1]])
+        lines, function = _lines(path), _function(path)
+        for way in range(_changes(place)):
+            changed = _mutate(copy.deepcopy(place), way)
+            after = "(nothing)" if isinstance(changed, ast.Pass) else _text(changed)
+            change = f"{_text(place)} -> {after}"
+            yield Mutant(place.lineno, lines, function, change, source, numbers[place], way)  # type: ignore[attr-defined]
+
+
+def _lines(path: list[ast.AST]) -> range:
+    """The lines of the statement that a path upwards begins in, without those of the statements within it."""
+    statement = next(node for node in path if isinstance(node, ast.stmt))
+    inner = [
+        node.lineno for node in ast.walk(statement) if isinstance(node, ast.stmt) and node is not statement
+    ]
+    return range(
+        statement.lineno, max(statement.lineno, min(inner, default=statement.end_lineno + 1) - 1) + 1
+    )  # type: ignore[operator]
+
+
+def _function(path: list[ast.AST]) -> tuple[str, range] | None:
+    """The outermost function in whose body a path upwards begins. Of a lambda outside of functions: None."""
+    found, names = None, []
+    for below, node in reversed(list(itertools.pairwise(path))):
+        if isinstance(node, ast.ClassDef):
+            names.append(node.name)
+        if isinstance(node, ast.Lambda):
+            return None
+        if isinstance(node, ast.FunctionDef):
+            if below in node.body:
+                first = min(part.lineno for part in (node, *node.decorator_list))
+                found = (".".join([*names, node.name]), range(first, node.end_lineno + 1))  # type: ignore[operator]
+            break
+    return found
 
 
 def _places(tree: ast.Module) -> list[ast.AST]:

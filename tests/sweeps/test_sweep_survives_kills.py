@@ -6,23 +6,21 @@ a server that has torch loaded already; torchrun starts its ranks as a user does
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
+from processes import started
 from sweep_stub import make_pictures
 
-from vcut import cli, media
+from vcut import media
 from vcut.sweeps import json_lines, manifest
 from vcut.sweeps.manifest import Key
 
@@ -57,25 +55,6 @@ def words(folder: Path, out: str, *options: str) -> list[str]:
     """A sweep's command, which can be started again and again."""
     places = [str(folder / "pictures"), "-o", str(folder / out), "--settings", str(folder / "settings.toml")]
     return ["sweep", *places, *SMALL, *options]
-
-
-def vcut(arguments: list[str]) -> None:
-    """The command, in a process of its own."""
-    sys.exit(cli.main(arguments))
-
-
-@contextlib.contextmanager
-def started(arguments: list[str]) -> Iterator[BaseProcess]:
-    """The process of a command, of which nothing is left after the block."""
-    server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["vcut.sweeps.clip", "vcut.loading", "av"])
-    process = server.Process(target=vcut, args=(arguments,))
-    process.start()
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.join()
 
 
 def to_the_end(arguments: list[str]) -> None:

@@ -21,7 +21,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from vcut.errors import MediaError, VcutError
+from vcut.errors import MediaError, VcutError, import_fault, is_out_of_memory
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
@@ -238,17 +238,24 @@ def _says(path: Path, error: Exception) -> str:
         return f"{path} is not a picture that can be read{hint}"
     if kind == "DecompressionBombError":
         return f"{path} unpacks to more pixels than is safe: scale it down first"
+    if is_out_of_memory(error):
+        return f"{path} does not fit into the memory that is left: scale it down first"
     return f"{path} is cut short or damaged: {reason(error)}"
 
 
 @contextlib.contextmanager
 def told(what: str) -> Iterator[None]:
-    """Turn whatever another library raises in the block into a :class:`MediaError`: ``what``, and its first line."""
+    """Turn what another library raises in the block into a :class:`MediaError`: ``what``, and its first line.
+
+    That memory is full says nothing of the file, and passes.
+    """
     try:
         yield
     except VcutError:
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise MediaError(f"{what}: {reason(error)}") from error
 
 
@@ -262,5 +269,5 @@ def pillow(path: str | Path) -> ModuleType:
     try:
         from PIL import Image
     except ImportError as error:
-        raise MediaError(f"{path}: this needs Pillow: pip install pillow") from error
+        raise MediaError(f"{path}: this needs Pillow: {import_fault(error, 'pillow')}") from error
     return Image

@@ -13,7 +13,7 @@ from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vcut.errors import MediaError
+from vcut.errors import MediaError, import_fault
 from vcut.media import files, images
 
 LARGEST = 3 << 29
@@ -143,5 +143,5 @@ def pyav(path: str | Path) -> Any:
     try:
         import av
     except ImportError as error:
-        raise MediaError(f"{path}: video needs PyAV: pip install av; .gif does not") from error
+        raise MediaError(f"{path}: video needs PyAV: {import_fault(error, 'av')}; .gif does not") from error
     return av

@@ -10,7 +10,7 @@ import math
 
 from torch import Tensor
 
-from vcut.errors import ConfigError, VcutError
+from vcut.errors import ConfigError, VcutError, import_fault
 
 LARGEST = 100.0
 """PSNR in dB of frames that are equal to the bit, or nearly: infinity is no number that a table can average."""
@@ -41,7 +41,7 @@ def ssim(frames: Tensor, reference: Tensor) -> float:
     try:
         from torchmetrics.functional.image import structural_similarity_index_measure
     except ImportError as error:
-        raise VcutError("SSIM needs torchmetrics: pip install torchmetrics") from error
+        raise VcutError(f"SSIM needs torchmetrics: {import_fault(error, 'torchmetrics')}") from error
     value = structural_similarity_index_measure(frames, reference, data_range=1.0)
     assert isinstance(value, Tensor)
     return value.item()

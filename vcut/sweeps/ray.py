@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vcut.errors import VcutError
+from vcut.errors import VcutError, import_fault
 from vcut.sweeps.clip import Maker, Outcome
 from vcut.sweeps.runner import Say
 from vcut.sweeps.sweep import Task
@@ -60,7 +60,7 @@ def connected(address: str = LOCAL) -> Iterator[Cluster]:
     try:
         import ray as module
     except ImportError as error:
-        raise VcutError("--ray needs Ray: pip install ray") from error
+        raise VcutError(f"--ray needs Ray: {import_fault(error, 'ray')}") from error
     # in part untyped, and Any where it is not installed
     ray: Any = module
     _check_answer(address)

@@ -74,7 +74,8 @@ def make_clips(
             pipe = pipe or load()
             try:
                 _make_clip(pipe, pixels, run, job, outputs, say, progress)
-                made[identity(job.output)] = job.output
+                # it may be moved away at once
+                made[identity(job.output) or job.output] = job.output
                 continue
             except OutputExistsError:
                 if not work.skipping:
