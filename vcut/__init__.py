@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from vcut import hub as hub
     from vcut import layers as layers
     from vcut import media as media
+    from vcut import parallel as parallel
     from vcut import sampling as sampling
     from vcut import settings as settings
     from vcut import unet as unet
@@ -43,6 +44,7 @@ _PLACES = {
     "load": "vcut.loading:load",
     "load_unet": "vcut.loading:load_unet",
     "media": "vcut.media",
+    "parallel": "vcut.parallel",
     "runtime": "vcut.kernels.runtime",
     "sampling": "vcut.sampling",
     "save": "vcut.loading:save",

@@ -13,6 +13,7 @@ __all__ = [
     "NotFiniteError",
     "OutOfMemoryError",
     "OutputExistsError",
+    "PeerError",
     "PictureError",
     "UnknownSettingError",
     "VcutError",
@@ -51,6 +52,10 @@ def check_type(what: str, value: object, *kinds: type) -> None:
     if not isinstance(value, kinds):
         wanted = " or ".join(kind.__name__ for kind in kinds)
         raise ConfigError(f"{what} must be a {wanted}, got {type(value).__name__}")
+
+
+class PeerError(VcutError):
+    """Another of the processes that make a clip together has ended, or cannot be reached."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

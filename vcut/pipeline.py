@@ -17,7 +17,7 @@ from vcut.config import Preset, SVDConfig
 from vcut.errors import ConfigError, NotFiniteError, OutOfMemoryError, check_type, is_out_of_memory
 from vcut.layers import assembled, check_dtype, device_named, for_inference, is_packed
 from vcut.media import images as pictures
-from vcut.sampling import Callback, precondition, sample
+from vcut.sampling import Callback, Network, precondition, sample
 from vcut.settings import NAMES, Run, Settings, check_names, check_seed, resolve
 from vcut.unet import UNet
 from vcut.vae import VAE
@@ -200,8 +200,7 @@ class Pipeline:
         conditioning, noise, generators = self.prepare(run, image, seed=seed, noise=noise)
         less = "take a smaller size, fewer frames or fewer clips at a time"
         with _stage(self.device, "sampling", less if settings.sequential else f"run sequential, or {less}"):
-            unet = self._placed(self.unet)
-            network = bind(unet, conditioning, run.plan, run.frames, sequential=settings.sequential)
+            network = self._bound(conditioning, run)
             try:
                 return sample(
                     precondition(network),
@@ -222,7 +221,7 @@ class Pipeline:
     def embed(self, pixels: Tensor) -> Tensor:
         """CLIP's embedding ``[n, 1, d]`` of pictures ``[n, 3, H, W]`` in -1..1: the context of the UNet."""
         check_type("pixels", pixels, Tensor)
-        return self._placed(self.clip).embed(pixels.to(self.device))
+        return self.placed(self.clip).embed(pixels.to(self.device))
 
     def condition(
         self, pixels: Tensor, image_noise: Tensor, *, fps: int, motion_bucket: int, noise_aug: float
@@ -233,9 +232,7 @@ class Pipeline:
         """
         embedding = self.embed(pixels)
         noised = pixels + noise_aug * image_noise
-        # one picture at a time, for memory, and so that a batch cannot differ from its single runs
-        vae = self._placed(self.vae)
-        latents = torch.cat([vae.encode(picture) for picture in noised[:, None]])
+        latents = self._encoded(noised)
         numbers = [float(fps - 1), float(motion_bucket), float(noise_aug)]
         time_ids = torch.tensor([numbers] * len(pixels), dtype=torch.float32, device=pixels.device)
         return Conditioning(embedding, latents, time_ids)
@@ -246,7 +243,7 @@ class Pipeline:
         now = "all at once" if chunk is None else f"{chunk}"
         less = f"decode fewer frames at a time (now {now}), or in half precision"
         with _stage(self.device, "decoding", less, latents):
-            decoded = self._placed(self.vae).decode(latents / self.config.vae.scale, chunk).float()
+            decoded = self._decoded(latents / self.config.vae.scale, chunk).float()
         if not torch.isfinite(decoded).all():
             raise NotFiniteError(
                 f"the decoded frames hold NaN or infinity: the VAE ran in {self.vae.dtype}, its decoder in "
@@ -268,7 +265,24 @@ class Pipeline:
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         return f"; the weights hold NaN or infinity in {', '.join(found[:3])}{more}: take a whole copy of the model"
 
-    def _placed(self, network: N) -> N:
+    def _bound(self, conditioning: Conditioning, run: Run) -> Network:
+        """The network of one run, for all of its steps."""
+        unet, sequential = self.placed(self.unet), run.settings.sequential
+        return bind(unet, conditioning, run.plan, run.frames, sequential=sequential)
+
+    def _encoded(self, pictures: Tensor) -> Tensor:
+        """The VAE's latents ``[n, 4, h, w]`` of pictures ``[n, 3, H, W]``.
+
+        One picture at a time, for memory, and so that a batch cannot differ from its single runs.
+        """
+        vae = self.placed(self.vae)
+        return torch.cat([vae.encode(picture) for picture in pictures[:, None]])
+
+    def _decoded(self, latents: Tensor, chunk: int | None) -> Tensor:
+        """The VAE's frames ``[n, f, 3, H, W]`` in -1..1 of unscaled latents ``[n, f, 4, h, w]``."""
+        return self.placed(self.vae).decode(latents, chunk)
+
+    def placed(self, network: N) -> N:
         """The network where the run happens: itself, or with offloading a copy, which dies with its last use."""
         return network if self.run_on is None else copied_to(network, self.run_on)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import functools
 import secrets
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from vcut.cli import lines, models, options, values
@@ -27,6 +28,7 @@ examples:
   vcut generate photos/ -o clips/                  a clip of each picture; those that exist are skipped
   vcut generate photo.jpg --model svd-xt           the published model, cut at step 17 of 25
   vcut generate photo.jpg --model weights.safetensors --preset baseline
+  torchrun --nproc-per-node 4 --no-python vcut generate photo.jpg             one clip on four GPUs
 """
 
 
@@ -45,7 +47,13 @@ def add(commands: Any) -> None:
 
 
 def generate(args: argparse.Namespace) -> None:
-    """Make the clips that ``args`` ask for."""
+    """Make the clips that ``args`` ask for, together with the processes that torchrun started beside this one."""
+    from vcut import parallel
+
+    parallel.together(functools.partial(_generate, args), functools.partial(_load_beside, args), args.device)
+
+
+def _generate(args: argparse.Namespace, shared: Callable[[Pipeline], Pipeline]) -> None:
     from vcut.settings import resolve
     from vcut.sweeps import jobs, runner
 
@@ -63,7 +71,10 @@ def generate(args: argparse.Namespace) -> None:
         lines.warn(f"passed over {picture}: save it as JPEG or PNG")
     for job in work.existing:
         say(f"skipped  {job.output} exists")
-    load = functools.partial(_load, args, model, device, run, seed)
+
+    def load() -> Pipeline:
+        return shared(_load(args, model, device, run, seed))
+
     runner.make_clips(work, run, outputs, load, say=say, warn=lines.warn, progress=not args.quiet)
 
 
@@ -75,6 +86,13 @@ def _load(args: argparse.Namespace, model: str | Found, device: str | None, run:
         lines.say(f"sampling {run.sampling} (defaults: {args.defaults})")
         lines.say(f"seed     {seed}")
     return pipe
+
+
+def _load_beside(args: argparse.Namespace) -> Pipeline:
+    """Load the model for a process that writes and says nothing."""
+    preset = choose_preset(args.preset, args.tca, args.sca)
+    model, _ = options.configuration(args.model, **models.source(args))
+    return models.load(args, model, models.device(args), preset, introduce=False)
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:

@@ -87,7 +87,14 @@ def add_speed(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load(args: argparse.Namespace, model: str | Found, device: str | None, preset: Preset) -> Pipeline:
+def load(
+    args: argparse.Namespace,
+    model: str | Found,
+    device: str | None,
+    preset: Preset,
+    *,
+    introduce: bool = True,
+) -> Pipeline:
     """Load the model in the form of ``preset``, as the options here say, and say what was loaded."""
     import torch
 
@@ -111,7 +118,8 @@ def load(args: argparse.Namespace, model: str | Found, device: str | None, prese
     )
     if args.compile:
         pipe.unet.compile()
-    _introduce(pipe, time.perf_counter() - begun, args.quiet)
+    if introduce:
+        _introduce(pipe, time.perf_counter() - begun, args.quiet)
     return pipe
 
 
