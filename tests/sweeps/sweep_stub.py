@@ -36,7 +36,7 @@ class Stub:
         """Something that has a dtype."""
         return torch.zeros(1)
 
-    def sample_latents(self, run: Run, pixels: Tensor, *, seed: int) -> Tensor:
+    def sample_latents(self, run: Run, pixels: Tensor, *, seed: int, progress: bool) -> Tensor:
         self.before()
         generator = torch.Generator().manual_seed(
             (seed + int(pixels.sum() * 255) + len(str(run.preset))) % 2**62

@@ -101,7 +101,7 @@ def test_a_table_chooses_its_defaults_and_what_is_given_wins(tmp_path: Path) -> 
         ('["a\\nb"]', "cannot be the name"),
         (f"[{'z' * 61}]", "at most 60"),
         ("[a]\n[A]", "two tables whose names differ in capitals alone"),
-        ("[a]\nfps = 500", "setting a: .* at most 240 frames per second"),
+        ("[a]\nfps = 500", r"setting a: a/\*.mp4: .* at most 240 frames per second"),
         ("[a]\nsteps = 99999999999", "steps must be a whole number from 1 to 10000"),
         ("['a/b']\ncut = 3", r"table \[a/b\]: 'a/b' cannot be the name"),
         ("['..']\ncut = 3", r"'..' cannot be the name"),

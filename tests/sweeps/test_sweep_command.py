@@ -182,6 +182,8 @@ def test_shards_write_manifests_of_their_own_and_share_one_sweep(
     assert vcut_sweep("--clips", "2") == 0
     assert "shard    0 of 2, from RANK and WORLD_SIZE" in capsys.readouterr().out
     assert len(manifest.read(Path("OUT"))) == 6
+    assert vcut_sweep("--clips", "2", "--shard", "9/10") == 0
+    assert "note: there are 10 shards, and only 6 clips" in capsys.readouterr().err
 
 
 def test_a_bad_picture_ends_with_2_except_where_that_would_end_other_ranks(

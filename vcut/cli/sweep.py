@@ -98,6 +98,8 @@ def _make(
     shard = Shard(*args.shard) if args.shard else from_environment({} if cluster else os.environ)
     if shard.of > 1:
         say(f"shard    {shard.number} of {shard.of}" + (f", from {shard.source}" if shard.source else ""))
+    if shard.of > len(every):
+        lines.warn(f"note: there are {shard.of} shards, and only {len(every)} clips")
     runs = {task.setting: task.run for task in every}
     models.warn_beyond(runs.values(), config)
     on_gpu = bool(cluster and cluster.gpus and args.device != "cpu")

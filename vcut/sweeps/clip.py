@@ -13,13 +13,13 @@ from safetensors.torch import save_file
 
 from vcut import __version__, media
 from vcut.config import Preset
-from vcut.errors import MediaError, NotFiniteError, OutOfMemoryError, PictureError
+from vcut.errors import MediaError, NotFiniteError, PictureError
 from vcut.media import images
 from vcut.media.clips import to_bytes
 from vcut.pipeline import Pipeline
 from vcut.sweeps import manifest
 from vcut.sweeps.manifest import Record, Sweep
-from vcut.sweeps.runner import Say, decode_with_less
+from vcut.sweeps.runner import Say, frames_and_latents
 from vcut.sweeps.sweep import Task
 from weights_tools.outputs import replacing
 
@@ -80,18 +80,14 @@ def make_clip(pipe: Pipeline, task: Task, sweep: Sweep, out: Path, latents: bool
         NotFiniteError: the numbers of this clip overflow.
         VcutError: it cannot be written, or memory is short; others will meet the same.
     """
-    run, chunk = task.run, task.run.settings.decode_chunk
+    run = task.run
     try:
         pixels = images.fitted(task.image, run.height, run.width, run.settings.fit)
         image_sha256 = manifest.file_sha256(task.image)
     except (MediaError, OSError) as error:
         raise PictureError(f"{error}") from error
     begun = time.perf_counter()
-    sampled = pipe.sample_latents(run, pixels, seed=task.seed)
-    try:
-        frames = pipe.decode(sampled, chunk)[0]
-    except OutOfMemoryError:
-        frames = decode_with_less(pipe, sampled, chunk, say)
+    frames, sampled = frames_and_latents(pipe, run, pixels, task.seed, say)
     seconds = time.perf_counter() - begun
 
     file = out / task.file
@@ -99,7 +95,7 @@ def make_clip(pipe: Pipeline, task: Task, sweep: Sweep, out: Path, latents: bool
     if latents:
         (out / task.latents).parent.mkdir(exist_ok=True)
         with replacing(out / task.latents, overwrite=True) as target:
-            save_file({"latents": sampled[0].cpu().contiguous()}, target)
+            save_file({"latents": sampled.cpu().contiguous()}, target)
     pictures = to_bytes(frames, sweep.enlarge, file)
     media.write(frames, file, run.fps, overwrite=True, crf=CRF, enlarge=sweep.enlarge)
     device = pipe.device

@@ -124,12 +124,7 @@ def _make_clip(
     pipe: Pipeline, pixels: Tensor, run: Run, job: Job, outputs: Outputs, say: Say, progress: bool
 ) -> None:
     started = time.perf_counter()
-    try:
-        frames = pipe.follow(run, pixels, seed=job.seed, progress=progress)
-    except OutOfMemoryError as error:
-        if error.latents is None:
-            raise
-        frames = decode_with_less(pipe, error.latents, run.settings.decode_chunk, say)
+    frames, _ = frames_and_latents(pipe, run, pixels, job.seed, say, progress)
     Path(job.output).parent.mkdir(parents=True, exist_ok=True)
     media.write(frames, job.output, run.fps, overwrite=outputs.overwrite, enlarge=outputs.enlarge)
     f, _, height, width = frames.shape
@@ -141,15 +136,19 @@ def _make_clip(
         say(f"wrote    {outputs.sheet}")
 
 
-def decode_with_less(pipe: Pipeline, latents: Tensor, chunk: int | None, say: Say) -> Tensor:
-    """Decode finished latents in ever smaller chunks, until they fit or are single frames."""
-    frames = latents.shape[1]
-    chunk = min(chunk or frames, frames)
-    while chunk > 1:
-        chunk //= 2
-        say(f"note     decoding did not fit into memory, now {chunk} frames at a time")
+def frames_and_latents(
+    pipe: Pipeline, run: Run, pixels: Tensor, seed: int, say: Say, progress: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Frames ``[f, 3, H, W]`` and latents of a clip; what does not fit into memory is decoded in smaller chunks."""
+    latents = pipe.sample_latents(run, pixels, seed=seed, progress=progress)
+    chunk = run.settings.decode_chunk or run.frames
+    while True:
         try:
-            return pipe.decode(latents, chunk)[0]
-        except OutOfMemoryError:
-            continue
-    raise OutOfMemoryError("decoding a single frame does not fit into memory: take --decode-dtype float16")
+            return pipe.decode(latents, chunk)[0], latents[0]
+        except OutOfMemoryError as error:
+            chunk = min(chunk, run.frames) // 2
+            if not chunk:
+                raise OutOfMemoryError(
+                    "decoding a single frame does not fit into memory: take --decode-dtype float16"
+                ) from error
+        say(f"note     decoding did not fit into memory, now {chunk} frames at a time")

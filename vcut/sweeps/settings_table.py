@@ -39,7 +39,7 @@ class Setting:
         """The run of this setting with one model; a :class:`ConfigError` names the setting."""
         try:
             run = resolve(self.settings, config, self.preset)
-            media.check_format("clip.mp4", run.fps)
+            media.check_format(f"{self.name}/*.mp4", run.fps)
             return run
         except (ConfigError, MediaError) as error:
             raise ConfigError(f"setting {self.name}: {error}") from error
