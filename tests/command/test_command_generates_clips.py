@@ -40,7 +40,7 @@ class Calls:
     """What a stand-in for the library was asked."""
 
     load: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    follow: list[Call] = dataclasses.field(default_factory=list)
+    sample: list[Call] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass
@@ -59,11 +59,14 @@ class Stub:
     def unet(self) -> torch.Tensor:
         return torch.zeros(1)
 
-    def follow(self, run: Run, pixels: torch.Tensor, *, seed: int, progress: bool) -> torch.Tensor:
-        self.calls.follow.append(Call(run, pixels, seed, progress))
+    def sample_latents(self, run: Run, pixels: torch.Tensor, *, seed: int, progress: bool) -> torch.Tensor:
+        self.calls.sample.append(Call(run, pixels, seed, progress))
         f = run.settings.frames or 3
         grey = torch.linspace(0, 1, f)[:, None, None, None]
-        return grey.expand(f, 3, run.settings.height or 64, run.settings.width or 64)
+        return grey.expand(1, f, 3, run.settings.height or 64, run.settings.width or 64)
+
+    def decode(self, latents: torch.Tensor, chunk: int | None) -> torch.Tensor:
+        return latents
 
 
 @pytest.fixture
@@ -115,7 +118,7 @@ def test_defaults_leave_everything_to_the_library(photo: str, calls: Calls) -> N
             "ignore_unknown": False,
         }
     ]
-    (call,) = calls.follow
+    (call,) = calls.sample
     assert call.run == resolve(Settings(), TINY, PRESETS["vcut"])
     assert (call.seed, call.progress) == (7, True)
     assert torch.equal(call.pixels, images.fitted(photo, 32, 32))
@@ -157,12 +160,12 @@ def test_an_option_reaches_the_sampler(
     photo: str, calls: Calls, options: str, expected: dict[str, Any]
 ) -> None:
     assert vcut(photo, *options.split()) == 0
-    assert calls.follow[0].run.settings == Settings(**expected)
+    assert calls.sample[0].run.settings == Settings(**expected)
 
 
 def test_seed_and_quiet_reach_the_sampler(photo: str, calls: Calls) -> None:
     assert vcut(photo, "--seed", "9223372036854775807", "--quiet") == 0
-    assert [(call.seed, call.progress) for call in calls.follow] == [(2**63 - 1, False)]
+    assert [(call.seed, call.progress) for call in calls.sample] == [(2**63 - 1, False)]
 
 
 def test_there_is_an_option_for_every_setting_but_two(photo: str, calls: Calls) -> None:
@@ -242,9 +245,9 @@ def test_a_random_seed_is_printed_and_used(
 ) -> None:
     for _ in range(2):
         assert vcut(photo, "--overwrite") == 0
-        seed = calls.follow[-1].seed
+        seed = calls.sample[-1].seed
         assert f"seed     {seed}\n" in capsys.readouterr().out
-    assert calls.follow[0].seed != calls.follow[1].seed
+    assert calls.sample[0].seed != calls.sample[1].seed
 
 
 @pytest.mark.parametrize(
@@ -290,7 +293,7 @@ def test_the_rate_of_the_file_is_the_rate_of_the_model(photo: str) -> None:
 
 def test_several_clips_of_a_picture_have_consecutive_seeds(photo: str, calls: Calls) -> None:
     assert vcut(photo, "--clips", "3", "--seed", "10", "-o", "clips") == 0
-    assert [call.seed for call in calls.follow] == [10, 11, 12]
+    assert [call.seed for call in calls.sample] == [10, 11, 12]
     assert files("clips") == ["photo-0.mp4", "photo-1.mp4", "photo-2.mp4"]
 
 
@@ -299,7 +302,7 @@ def test_a_pictures_seeds_do_not_depend_on_its_neighbours(calls: Calls) -> None:
         picture(name)
     assert vcut("in", "--clips", "2", "--seed", "5", "-o", "both") == 0
     assert vcut("in/b.png", "--clips", "2", "--seed", "5", "-o", "alone") == 0
-    assert [call.seed for call in calls.follow] == [5, 6] * 3
+    assert [call.seed for call in calls.sample] == [5, 6] * 3
     assert files("both") == ["a-0.mp4", "a-1.mp4", "b-0.mp4", "b-1.mp4"]
     assert files("alone") == ["b-0.mp4", "b-1.mp4"]
 
@@ -313,7 +316,7 @@ def test_a_folder_is_worked_through_and_what_exists_is_skipped(
     Path("out").mkdir()
     Path("out/b.mp4").write_bytes(b"made before")
     assert vcut("in", "-o", "out") == 0
-    assert len(calls.follow) == 2
+    assert len(calls.sample) == 2
     assert "skipped  out/b.mp4 exists\n" in capsys.readouterr().out
     assert Path("out/b.mp4").read_bytes() == b"made before"
     assert files("out") == ["a.mp4", "b.mp4", "c.mp4"]
@@ -322,7 +325,7 @@ def test_a_folder_is_worked_through_and_what_exists_is_skipped(
     assert vcut("in", "-o", "out") == 0  # nothing left: not even the model is loaded
     assert len(calls.load) == 1
     assert vcut("in", "-o", "out", "--overwrite") == 0
-    assert len(calls.follow) == 5
+    assert len(calls.sample) == 5
     assert Path("out/b.mp4").read_bytes() != b"made before"
 
 
@@ -349,7 +352,7 @@ def test_pictures_of_one_name_keep_their_suffixes(calls: Calls) -> None:
     for _ in range(2):
         assert vcut("in", "-o", "out") == 0
         assert files("out") == sorted(["a.mp4", *expected])
-    assert len(calls.follow) == 4
+    assert len(calls.sample) == 4
 
 
 def test_named_pictures_of_one_name_keep_their_suffixes_where_clips_meet(calls: Calls) -> None:
@@ -417,7 +420,7 @@ def test_several_pictures_and_one_given_twice(calls: Calls) -> None:
     names = [picture("a.jpg"), picture("other/b.jpg"), "./a.jpg"]
     assert vcut(*names) == 0
     assert files() == ["a.jpg", "a.mp4", "other/b.jpg", "other/b.mp4"]
-    assert len(calls.follow) == 2
+    assert len(calls.sample) == 2
 
 
 def test_a_picture_by_several_paths_gives_one_clip(calls: Calls) -> None:
@@ -426,7 +429,7 @@ def test_a_picture_by_several_paths_gives_one_clip(calls: Calls) -> None:
     assert vcut("in/a.jpg", "link/a.jpg", "in/../in/a.jpg") == 0
     assert vcut("in", "link", "link/a.jpg", "-o", "out/") == 0
     assert (files("in"), files("out")) == (["a.jpg", "a.mp4"], ["a.mp4"])
-    assert len(calls.follow) == 2
+    assert len(calls.sample) == 2
 
 
 def test_pictures_of_one_folder_by_two_names_keep_their_suffixes_where_clips_meet(calls: Calls) -> None:
@@ -493,20 +496,20 @@ def test_clips_that_another_command_makes_meanwhile_are_skipped(
     """The other is faster by one clip: it finishes the one that is being made, and the one after it."""
     for name in ("in/a.jpg", "in/b.jpg", "in/c.jpg"):
         picture(name)
-    follow = Stub.follow
+    sample = Stub.sample_latents
 
     def overtaken(self: Stub, *args: Any, **options: Any) -> torch.Tensor:
-        if len(self.calls.follow) == 0:
+        if len(self.calls.sample) == 0:
             for name in "ab":
                 Path(f"out/{name}.mp4").write_bytes(b"theirs")
-        return follow(self, *args, **options)
+        return sample(self, *args, **options)
 
-    monkeypatch.setattr(Stub, "follow", overtaken)
+    monkeypatch.setattr(Stub, "sample_latents", overtaken)
     Path("out").mkdir()
     assert vcut("in", "-o", "out") == 0
     said = capsys.readouterr().out
     assert [f"skipped  out/{name}.mp4 exists\n" in said for name in "abc"] == [True, True, False]
-    assert len(calls.follow) == 2
+    assert len(calls.sample) == 2
     assert [Path(f"out/{name}.mp4").read_bytes() == b"theirs" for name in "abc"] == [True, True, False]
 
 
@@ -515,9 +518,9 @@ def test_one_clip_that_another_command_makes_meanwhile_is_a_fault(
 ) -> None:
     def overtaken(self: Stub, *args: Any, **options: Any) -> torch.Tensor:
         Path("clip.mp4").write_bytes(b"theirs")
-        return torch.zeros(3, 3, 32, 32)
+        return torch.zeros(1, 3, 3, 32, 32)
 
-    monkeypatch.setattr(Stub, "follow", overtaken)
+    monkeypatch.setattr(Stub, "sample_latents", overtaken)
     assert vcut(photo, "-o", "clip.mp4") == 2
     assert "clip.mp4 exists already" in capsys.readouterr().err
     assert Path("clip.mp4").read_bytes() == b"theirs"
@@ -540,13 +543,13 @@ def test_a_folder_that_is_removed_meanwhile_is_made_again(
 ) -> None:
     for name in ("in/a.jpg", "in/b.jpg"):
         picture(name)
-    follow = Stub.follow
+    sample = Stub.sample_latents
 
     def removed(self: Stub, *args: Any, **options: Any) -> torch.Tensor:
         shutil.rmtree("out", ignore_errors=True)
-        return follow(self, *args, **options)
+        return sample(self, *args, **options)
 
-    monkeypatch.setattr(Stub, "follow", removed)
+    monkeypatch.setattr(Stub, "sample_latents", removed)
     assert vcut("in", "-o", "out") == 0
     assert files("out") == ["b.mp4"]
 
@@ -563,7 +566,7 @@ def test_a_clip_that_is_moved_away_at_once_stops_no_other(
 
     monkeypatch.setattr("vcut.media.write", moved)
     assert vcut("in", "-o", "out") == 0
-    assert len(calls.follow) == 3
+    assert len(calls.sample) == 3
     assert "done     3 clips in " in capsys.readouterr().out
 
 
@@ -602,9 +605,6 @@ def test_decoding_that_does_not_fit_is_tried_again_with_fewer_frames(
     latents = torch.zeros(1, 9, 4, 1, 1)
     chunks: list[int] = []
 
-    def follow(*_: Any, **__: Any) -> torch.Tensor:
-        raise OutOfMemoryError("decoding does not fit", latents)
-
     def decode(_: Stub, given: torch.Tensor, chunk: int) -> torch.Tensor:
         assert given is latents
         chunks.append(chunk)
@@ -612,10 +612,10 @@ def test_decoding_that_does_not_fit_is_tried_again_with_fewer_frames(
             raise OutOfMemoryError("decoding does not fit", latents)
         return torch.zeros(1, 9, 3, 16, 16)
 
-    monkeypatch.setattr(Stub, "follow", follow)
-    monkeypatch.setattr(Stub, "decode", decode, raising=False)
-    assert vcut(photo, "-o", "clip.mp4") == 0
-    assert chunks == [4, 2]
+    monkeypatch.setattr(Stub, "sample_latents", lambda *_, **__: latents)
+    monkeypatch.setattr(Stub, "decode", decode)
+    assert vcut(photo, "--frames", "9", "-o", "clip.mp4") == 0
+    assert chunks == [14, 4, 2]
     assert "now 2 frames at a time" in capsys.readouterr().out
     assert media.read("clip.mp4")[0].shape[0] == 9
 

@@ -94,13 +94,13 @@ def test_the_clip_is_the_one_that_the_library_makes(
 ) -> None:
     """To the bit, although the command fits the picture to the frame before the model sees it."""
     clips: list[torch.Tensor] = []
-    follow = Pipeline.follow
+    decode = Pipeline.decode
 
     def kept(self: Pipeline, *args: Any, **options: Any) -> torch.Tensor:
-        clips.append(follow(self, *args, **options))
+        clips.append(decode(self, *args, **options))
         return clips[-1]
 
-    monkeypatch.setattr(Pipeline, "follow", kept)
+    monkeypatch.setattr(Pipeline, "decode", kept)
     assert cli.main(["generate", "0.png", *QUICK, "--fit", "pad", "--seed", "3"]) == 0
     svd = vcut.load("weights.safetensors", device="cpu", pack=True)
     svd.generate("0.png", steps=1, frames=2, fit="pad", seed=3)
