@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from processes import started
 from sweep_samples import write_sweep
 
 from vcut import cli
@@ -252,21 +250,19 @@ def test_a_clip_of_one_frame_has_no_consistency() -> None:
 def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
     out = tmp_path / "out"
     write_sweep(tmp_path, images=8, clips=2)
-    command = [sys.executable, "-m", "vcut", "score", str(out), "--quiet", "--device", "cpu"]
+    words = ["score", str(out), "--quiet", "--device", "cpu"]
     file, killed = out / "scores" / "clip.jsonl", 0
     for wanted in (1, 5, 12):
-        process = subprocess.Popen(command)
-        while process.poll() is None and (not file.exists() or file.read_bytes().count(b"\n") <= wanted):
-            time.sleep(0.002)
-        killed += process.poll() is None
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        with started(words) as process:
+            while process.is_alive() and (not file.exists() or file.read_bytes().count(b"\n") <= wanted):
+                time.sleep(0.002)
+            killed += process.is_alive()
     assert killed
-    assert subprocess.run(command, check=False).returncode == 0
+    assert cli.main(words) == 0
     found = json.loads((out / "scores.json").read_text())
     for other in (out / "scores").iterdir():
         keys = [json.loads(line)["file_sha256"] for line in other.read_text().splitlines()[1:]]
         assert len(keys) == len(set(keys))
         other.unlink()
-    assert subprocess.run(command, check=False).returncode == 0
+    assert cli.main(words) == 0
     assert json.loads((out / "scores.json").read_text()) == found
