@@ -198,7 +198,7 @@ def diffusers_files(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
             f"diffusers builds the middle of a temporal decoder with as many resnets as a level has layers, which is "
             f"2 in all that vcut can build; this vae has {vae['layers']} layers: keep it in the vcut or sgm layout"
         )
-    networks = {f"{FOLDERS[part][0]}/config.json": _part_file(part, config[part]) for part in PARTS}
+    networks = {f"{FOLDERS[part][0]}/config.json": network_file(part, config[part]) for part in PARTS}
     networks["unet/config.json"]["num_frames"] = config["frames"]
     return {
         SETTINGS: {key: config[key] for key in ("name", *_SETTINGS)},
@@ -240,7 +240,7 @@ def diffusers_files(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _part_file(part: Part, config: dict[str, Any]) -> dict[str, Any]:
+def network_file(part: Part, config: dict[str, Any]) -> dict[str, Any]:
     """The config.json of one network."""
     if part == "unet":
         down = ["CrossAttnDown" if level["attention"] else "Down" for level in config["levels"]]
@@ -339,7 +339,7 @@ def _of_file(checkpoint: Checkpoint, part: Part) -> dict[str, Any]:
 def _check_file(checkpoint: Checkpoint, part: Part, config: dict[str, Any]) -> None:
     """Raise for the first field in a network's config.json by which it would not be the network of ``config``."""
     said = _of_file(checkpoint, part)
-    for field, have in {**_FIXED[part], **_part_file(part, config)}.items():
+    for field, have in {**_FIXED[part], **network_file(part, config)}.items():
         if field in _FREE or field not in said or said[field] == have:
             continue
         # one number stands for the same at every level

@@ -1,0 +1,1 @@
+"""What lets vcut's methods work inside other people's programs. Nothing else in vcut imports this."""
