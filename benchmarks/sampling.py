@@ -1,6 +1,7 @@
 """Whole sampling, 25 steps from noise to latents: vcut's presets beside diffusers' pipeline, T-GATE and DeepCache.
 
     python -m benchmarks.sampling [--dtype float32] [--frames 4 --height 128 --width 128] [--rounds 1]
+    python -m benchmarks.sampling --only accelerated           # diffusers alone, and accelerated in one line
 
 The UNet has its full width; CLIP and the VAE's encoder, which run once, are small ones, so that the loop is what is
 measured. Picture, noise and weights are the same: the baseline and the lossless preset must give diffusers' latents,
@@ -33,7 +34,8 @@ from benchmarks.harness.worker import CONTENDERS, Built, first_line
 from benchmarks.unet import FORMS, Call, flop, load
 from vcut.clip import CLIPVisionEncoder
 from vcut.conditioning import bind
-from vcut.config import PRESETS, TINY, SVDConfig, VAEConfig
+from vcut.config import PRESETS, TINY, PresetName, SVDConfig, VAEConfig
+from vcut.integrations.diffusers import accelerate
 from vcut.layers import assembled, pack
 from vcut.media import images
 from vcut.pipeline import Pipeline
@@ -45,11 +47,19 @@ from weights_tools.checkpoint import open_checkpoint
 MODULE = "benchmarks.sampling"
 WARM_UP = " (two steps)"
 TGATE, DEEPCACHE = "T-GATE on diffusers", "DeepCache on diffusers"
+ACCELERATED: dict[str, PresetName] = {
+    "diffusers, accelerated lossless": "lossless",
+    "diffusers, accelerated with the cut": "vcut",
+}
+"""What :func:`vcut.integrations.diffusers.accelerate` makes of the pipeline, by the report's names."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Sizes in pixels; ``gate_step`` is T-GATE's, ``interval`` DeepCache's; ``minutes`` are for each dtype."""
+    """Sizes in pixels; ``gate_step`` is T-GATE's, ``interval`` DeepCache's; ``minutes`` are for each dtype.
+
+    ``processes`` are those that take part, ``beside`` the methods that run on diffusers in its own.
+    """
 
     model: str = "svd-xt"
     dtype: tuple[str, ...] = ("float32", "bfloat16")
@@ -59,6 +69,8 @@ class Settings:
     steps: int = 25
     gate_step: int = 10
     interval: int = 3
+    processes: tuple[str, ...] = tuple(CONTENDERS)
+    beside: tuple[str, ...] = (TGATE, DEEPCACHE)
     rounds: int = 1
     minutes: float = 13.0
 
@@ -84,6 +96,21 @@ def run(settings: Settings, folder: Path) -> Found:
     return Found(rows, notes, missing)
 
 
+def run_accelerated(settings: Settings, folder: Path) -> Found:
+    """Measure the pipeline as it is and accelerated, in turn in one process."""
+    found = run(settings, folder)
+    steps, guided = settings.steps, PRESETS["vcut"].cut_step(settings.steps) - 1
+    passes = steps + guided
+    saved = 1 - passes / (2 * steps)
+    notes = [
+        f"From step {guided + 1} of {steps} on one pass instead of two: {passes} of {2 * steps}, {saved:.1%} less."
+    ]
+    for case in dict.fromkeys(row.case for row in found.rows):
+        plain, _, cut = (float(np.median(row.seconds)) for row in found.rows if row.case == case)
+        notes.append(f"{case}: with the cut {1 - cut / plain:.1%} less time.")
+    return found._replace(notes=notes + list(found.notes[1:]))
+
+
 def _of_dtype(settings: Settings, dtype: str, folder: Path) -> tuple[list[Row], list[Entry], dict[str, str]]:
     """Rows, what ran, and what did not and why."""
     config = small_ends(configuration(settings.model))
@@ -93,7 +120,7 @@ def _of_dtype(settings: Settings, dtype: str, folder: Path) -> tuple[list[Row], 
     with ExitStack() as stack:
         paths = {"unet": str(full), **{part: str(path) for part, path in ends.items()}}
         build = {"paths": paths, "settings": dataclasses.asdict(settings)}
-        processes, built = workers(stack, MODULE, dict.fromkeys(CONTENDERS, build))
+        processes, built = workers(stack, MODULE, dict.fromkeys(settings.processes, build))
         missing = {name: reason for reply in built.values() for name, reason in reply["missing"].items()}
         names = [
             (who, variant)
@@ -181,13 +208,16 @@ def build(contender: str, *, paths: dict[str, str], settings: dict[str, Any]) ->
     else:
         runs = {CONTENDERS[contender]: _theirs(config, places, chosen)}
     if contender == "diffusers-same":
-        for name, make in ((TGATE, _tgate), (DEEPCACHE, _deepcache)):
+        makers = {TGATE: _tgate, DEEPCACHE: _deepcache}
+        makers |= {name: partial(_accelerated, preset) for name, preset in ACCELERATED.items()}
+        for name in chosen.beside:
             try:
-                runs[name] = make(config, places, chosen)
+                runs[name] = makers[name](config, places, chosen)
             except Exception as error:
                 missing[name] = first_line(error)
         try:
-            importlib.import_module("DeepCache.svd.pipeline_stable_video_diffusion")
+            if DEEPCACHE in chosen.beside:
+                importlib.import_module("DeepCache.svd.pipeline_stable_video_diffusion")
         except Exception as error:
             missing["DeepCache's own pipeline for SVD (its helper is what runs above)"] = first_line(error)
     variants = {name: partial(run, chosen.steps) for name, run in runs.items()}
@@ -245,6 +275,12 @@ def _deepcache(config: SVDConfig, places: dict[str, Path], settings: Settings) -
     return run
 
 
+def _accelerated(preset: PresetName, config: SVDConfig, places: dict[str, Path], settings: Settings) -> Run:
+    pipe = _pipeline(config, places)
+    accelerate(pipe, preset)
+    return partial(_call, pipe, pipe.unet.dtype, config, settings)
+
+
 def _pipeline(config: SVDConfig, places: dict[str, Path]) -> Any:
     """A pipeline with a UNet of its own, since T-GATE and DeepCache change theirs; the weights are the file's."""
     from benchmarks.harness import peers
@@ -279,15 +315,19 @@ def _call(
     return latents
 
 
+QUICK = Settings(
+    "tiny", ("float32",), frames=3, height=64, width=64, steps=4, gate_step=2, interval=2, minutes=1.0
+)
+ALONE: dict[str, Any] = {"processes": ("diffusers-same",), "beside": tuple(ACCELERATED)}
+
 CHAPTERS = {
-    "sampling": command.Chapter(
-        "A whole run of the sampler",
-        run,
-        Settings(),
-        Settings(
-            "tiny", ("float32",), frames=3, height=64, width=64, steps=4, gate_step=2, interval=2, minutes=1.0
-        ),
-    )
+    "sampling": command.Chapter("A whole run of the sampler", run, Settings(), QUICK),
+    "accelerated": command.Chapter(
+        "diffusers' pipeline, accelerated in one line",
+        run_accelerated,
+        Settings(dtype=("float32",), rounds=3, minutes=25.0, **ALONE),
+        dataclasses.replace(QUICK, **ALONE),
+    ),
 }
 
 

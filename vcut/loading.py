@@ -34,7 +34,7 @@ from vcut.pipeline import Pipeline
 from vcut.unet import UNet, fold
 from vcut.vae import VAE
 from weights_tools.checkpoint import Checkpoint, open_checkpoint
-from weights_tools.configs import Hints, clip_configuration, configuration, unet_configuration
+from weights_tools.configs import Hints, clip_configuration, configuration, unet_configuration, with_unet
 from weights_tools.fold import modes
 from weights_tools.structure import PARTS, Part
 from weights_tools.tensor_file import save as write_file
@@ -67,6 +67,7 @@ class Found:
 def find(
     model: str | PathLike[str] = "tiny",
     *,
+    unet: str | PathLike[str] | None = None,
     config: SVDConfig | None = None,
     variant: str | None = None,
     revision: str | None = None,
@@ -80,6 +81,7 @@ def find(
 
     Args:
         model: as :func:`load` takes it.
+        unet: as :func:`load` takes it.
         config: as :func:`load` takes it.
         variant: as :func:`load` takes it.
         revision: as :func:`load` takes it.
@@ -92,7 +94,14 @@ def find(
         CheckpointError: it is not found, cannot be read, or is not a whole model.
     """
     check_type("config", config, SVDConfig, NoneType)
-    checkpoint = _open(model, PARTS, variant, revision, token, local_only, ignore_unknown)
+    if unet is None:
+        checkpoint = _open(model, PARTS, variant, revision, token, local_only, ignore_unknown)
+    else:
+        # the fine-tune first, since it is here; of a model on the Hub its own UNet is then not fetched
+        tuned = open_checkpoint(hub.find(Path(unet)), None, ("unet",), ignore_unknown=ignore_unknown)
+        parts: Sequence[Part] = ("vae", "clip") if str(model) in hub.REPOSITORIES else PARTS
+        base = _open(model, parts, variant, revision, token, local_only, ignore_unknown)
+        checkpoint = with_unet(base, tuned)
     if config is None:
         hints = Hints(name=str(model) if str(model) in CONFIGS else None)
         config = SVDConfig.from_dict(configuration(checkpoint, hints))
@@ -103,6 +112,7 @@ def find(
 def load(
     model: str | PathLike[str] | Found = "tiny",
     *,
+    unet: str | PathLike[str] | None = None,
     preset: PresetName | Preset = "vcut",
     tca: Mode | None = None,
     sca: Mode | None = None,
@@ -129,6 +139,8 @@ def load(
     Args:
         model: ``'tiny'``; ``'svd'``, ``'svd-xt'``, ``'svd-xt-1-1'`` (found or downloaded); a diffusers folder; a
             .safetensors file in any layout; or the result of :func:`find`.
+        unet: file or folder with a fine-tuned UNet, in any layout, that takes the place of the model's own. What it
+            does not say of itself (its heads, its frames) it has from the model.
         preset: ``'baseline'``, ``'lossless'`` or ``'vcut'``, or a preset of your own.
         tca: mode of the temporal cross-attention, by default the preset's.
         sca: mode of the spatial cross-attention, by default the preset's.
@@ -157,6 +169,7 @@ def load(
     if not isinstance(model, Found):
         found = find(
             model,
+            unet=unet,
             config=config,
             variant=variant,
             revision=revision,
@@ -164,11 +177,12 @@ def load(
             local_only=local_only,
             ignore_unknown=ignore_unknown,
         )
-    elif (config, variant, revision, token) == (None,) * 4 and not (local_only or ignore_unknown):
+    elif (unet, config, variant, revision, token) == (None,) * 5 and not (local_only or ignore_unknown):
         found = model
     else:
         raise ConfigError(
-            "config, variant, revision, token, local_only and ignore_unknown were settled by find: give them there"
+            "unet, config, variant, revision, token, local_only and ignore_unknown were settled by find: give them "
+            "there"
         )
     whole = dataclasses.replace(
         found.config, unet=dataclasses.replace(found.config.unet, tca=chosen.tca, sca=chosen.sca)
@@ -180,12 +194,12 @@ def load(
         state = found.checkpoint.read(part, dtype=to, tca=modes[0], sca=modes[1])
         return for_inference(_built(kind, getattr(whole, part), state, found.checkpoint, whole.name), home)
 
-    unet = network(UNet, "unet", dtype)
+    own = network(UNet, "unet", dtype)
     vae = network(VAE, "vae", vae_dtype).decode_in(decode_dtype)
     if pack and not offload:
-        pack_weights(unet, vae)
+        pack_weights(own, vae)
     return Pipeline(
-        unet=unet,
+        unet=own,
         vae=vae,
         clip=network(CLIPVisionEncoder, "clip", dtype),
         config=whole,

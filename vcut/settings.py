@@ -342,6 +342,13 @@ def resolve(settings: Settings, config: SVDConfig, preset: Preset) -> Run:
     frames = settings.frames or config.frames
     height, width = settings.height or config.height, settings.width or config.width
     check_size(height, width, config.stride)
+    given = 2 * config.vae.latent_channels
+    if (config.unet.in_channels, config.unet.out_channels) != (given, config.vae.latent_channels):
+        raise ConfigError(
+            f"the UNet takes {config.unet.in_channels} channels and gives {config.unet.out_channels}; clips are made "
+            f"from {given}, noisy latents and the picture's. What the others are only its own project knows: call "
+            "the UNet itself, as pipe.unet"
+        )
     steps = settings.steps
     cut = preset.cut_step(steps) if settings.cut == "preset" else settings.cut
     sigmas = settings.levels()

@@ -53,6 +53,8 @@ ROUTES: dict[Layout, Routes] = {
         ("conditioner.embedders.0.open_clip.model.visual.", "clip", ""),
     ),
     "vcut": (("unet.", "unet", ""), ("vae.", "vae", ""), ("clip.", "clip", "")),
+    # as one file holds modules that were trained together
+    "diffusers": (("unet.", "unet", ""), ("vae.", "vae", ""), ("image_encoder.", "clip", "")),
 }
 
 # The rest of an sgm file: a second encoder, the conditioning VAE's other half, CLIP's text tower or its remains;
@@ -259,7 +261,7 @@ class Checkpoint:
             CheckpointError: it is not there, or some of its tensors are wrong or belong to nothing; all are listed.
         """
         network = self.require(part)
-        refuse(self._faults(network), f"a complete {part} in the {self.layout} layout", self.path)
+        refuse(self._faults(network), f"a complete {part} in the {network.layout} layout", self.path)
         return network
 
     def tensors(
@@ -287,7 +289,7 @@ class Checkpoint:
         network = self.complete(part)
         stored: dict[str, tuple[Stored, Form]] = {}
         for entry in entries(network.structure):
-            key, form, _ = entry.stored(self.layout)
+            key, form, _ = entry.stored(network.layout)
             stored[entry.name.vcut] = network.tensors[key], form
         want = reformed(network.structure, tca, sca)
         made_of: dict[str, tuple[str, ...]] = {name: (name,) for name in stored}
@@ -457,8 +459,20 @@ def _whole_layout(names: Collection[str]) -> Layout | None:
         layout: sum(key.startswith(tuple(route[0] for route in routes)) for key in names)
         for layout, routes in ROUTES.items()
     }
-    layout = max(counts, key=lambda layout: counts[layout])
+    # two layouts have the same prefixes: the names behind them decide
+    known = {layout: _known(layout, names) for layout in ROUTES}
+    layout = max(counts, key=lambda layout: (counts[layout], known[layout]))
     return layout if counts[layout] else None
+
+
+def _known(layout: Layout, names: Collection[str]) -> int:
+    """How many names of the published networks, in this layout, are among those of a whole file."""
+    whole = (
+        whole_name(ROUTES[layout], part, entry.stored(layout)[0])
+        for part in PARTS
+        for entry in entries(PUBLISHED[part])
+    )
+    return sum(name in names for name in whole)
 
 
 def _place(routes: Routes, key: str) -> tuple[Part, str] | None:

@@ -6,9 +6,10 @@ from the configuration that the source carries, or from what all published model
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -60,8 +61,11 @@ def configuration(checkpoint: Checkpoint, hints: Hints | None = None) -> dict[st
     hints = hints or Hints()
     if checkpoint.missing_parts:
         found = ", ".join(checkpoint.parts)
+        base = (
+            "; a UNet alone goes over a base, such as --model svd-xt --unet PATH" if found == "unet" else ""
+        )
         raise CheckpointError(
-            f"{checkpoint.path} is not a whole model: no {', '.join(checkpoint.missing_parts)}, only {found}"
+            f"{checkpoint.path} is not a whole model: no {', '.join(checkpoint.missing_parts)}, only {found}{base}"
         )
     refuse(checkpoint.faults, f"a complete model in the {checkpoint.layout} layout", checkpoint.path)
     config = checkpoint.config
@@ -132,6 +136,35 @@ def clip_configuration(checkpoint: Checkpoint, hints: Hints | None = None) -> di
     made = asdict(_sound(checkpoint, lambda data: CLIPConfig(**data), said))
     _check_file(checkpoint, "clip", made)
     return made
+
+
+def with_unet(base: Checkpoint, other: Checkpoint) -> Checkpoint:
+    """``base`` with the UNet of ``other`` in the place of its own, if it has one.
+
+    Where ``other`` does not say its heads, a UNet of the base's channels has the base's; where it does not say for
+    how many frames it was made, neither do the shapes, and it has the base's as well.
+
+    Raises:
+        CheckpointError: ``other`` has no UNet, or one with faults; all are listed.
+        ConfigError: as :func:`unet_configuration`.
+    """
+    network = other.require("unet")
+    said = other.configs.get("unet", {})
+    if other.config is None and "num_attention_heads" not in said and "unet" in base.parts:
+        levels = unet_configuration(base)["levels"]
+        if [level["channels"] for level in levels] == _shape_fields(network.structure)["channels"]:
+            said = {**said, "num_attention_heads": [level["heads"] for level in levels]}
+    unet = unet_configuration(replace(other, configs={"unet": said}))
+    frames = {"num_frames": base.configs.get("unet", {}).get("num_frames"), **said}["num_frames"]
+    whole = base.config and {**base.config, "unet": unet}
+    parts = {**base.parts, "unet": network}
+    return replace(
+        base,
+        parts={part: parts[part] for part in PARTS if part in parts},
+        unknown={**base.unknown, **other.unknown},
+        configs={**base.configs, "unet": {**network_file("unet", unet), "num_frames": frames}},
+        metadata={**base.metadata, "config": json.dumps(whole)} if whole else base.metadata,
+    )
 
 
 def judge(checkpoint: Checkpoint) -> tuple[tuple[str, ...], tuple[str, ...]]:

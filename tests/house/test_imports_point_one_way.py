@@ -73,6 +73,16 @@ ALLOWED = {
         "weights_tools.outputs",
         "weights_tools.tensor_file",
     },
+    "vcut/integrations/": {
+        "vcut.conditioning",
+        "vcut.config",
+        "vcut.errors",
+        "vcut.integrations",
+        "vcut.sampling",
+        "vcut.unet",
+        "weights_tools.configs",
+        "weights_tools.fold",
+    },
     "weights_tools/": {"weights_tools"},
 }
 

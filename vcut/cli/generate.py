@@ -57,7 +57,7 @@ def _generate(args: argparse.Namespace, shared: Callable[[Pipeline], Pipeline]) 
     from vcut.settings import resolve
     from vcut.sweeps import jobs, runner
 
-    model, config = options.configuration(args.model, **models.source(args))
+    model, config = options.configuration(args.model, unet=args.unet, **models.source(args))
     settings = options.settings(args, config)
     run = resolve(settings, config, choose_preset(args.preset, args.tca, args.sca))
     models.warn_beyond([run], config)
@@ -140,6 +140,12 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
     group = parser.add_argument_group("model")
     models.add_model(group)
+    group.add_argument(
+        "--unet",
+        type=values.path,
+        metavar="PATH",
+        help="file or folder with a fine-tuned UNet that takes the place of the model's (default: the model's own)",
+    )
     options.add_preset(group)
 
     group = parser.add_argument_group("sampling")

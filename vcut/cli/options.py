@@ -107,14 +107,14 @@ def settings(args: argparse.Namespace, config: SVDConfig, named: Defaults | None
 def configuration(model: str, **source: Any) -> tuple[str | Found, SVDConfig]:
     """The model of this name as :func:`vcut.load` takes it, and its configuration.
 
-    A published model is known by its name and not looked for yet. Of a file or a folder the headers are read, as
-    ``source`` tells :func:`vcut.loading.find`.
+    A published model is known by its name and not looked for yet, unless it gets another UNet. Of a file or a folder
+    the headers are read, as ``source`` tells :func:`vcut.loading.find`.
 
     Raises:
         CheckpointError: there is no such model, or it cannot be read.
         ConfigError: it does not say what its shapes cannot tell.
     """
-    if model in CONFIGS:
+    if model in CONFIGS and source.get("unet") is None:
         return model, CONFIGS[model]
     from vcut.loading import find
 

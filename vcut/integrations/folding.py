@@ -189,9 +189,8 @@ def _not_plain(block: Any) -> str | None:
 def _agrees(layer: FoldedAttention) -> bool:
     """Whether the attention gives the same for one made-up token, to rounding in its dtype and in TF32."""
     assert layer.weight is not None
-    like = {"dtype": layer.weight.dtype, "device": layer.weight.device}
-    queries = torch.arange(3.0 * layer.attention.to_q.in_features).sin().view(1, 3, -1).to(**like)
-    context = torch.arange(float(layer.width)).cos().view(1, 1, -1).to(**like)
+    queries = torch.arange(3.0 * layer.attention.to_q.in_features).sin().view(1, 3, -1).to(layer.weight)
+    context = torch.arange(float(layer.width)).cos().view(1, 1, -1).to(layer.weight)
     got, expected = layer.attention(queries, encoder_hidden_states=context), layer(queries, context)
     tolerance = max(32 * torch.finfo(layer.weight.dtype).eps, 2e-3)
     return bool((got - expected).abs().max() <= tolerance * expected.abs().max())

@@ -70,7 +70,7 @@ class GuidanceStop:
         before = module.register_forward_pre_hook(self.before, with_kwargs=True)
         return before, module.register_forward_hook(self.behind, with_kwargs=True)
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def before(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
         """Take the unconditional half off the arguments of a guided call from the cut step on.
 
@@ -83,7 +83,7 @@ class GuidanceStop:
             return None
         return (), Halved({name: self._half(name, value) for name, value in call.items()})
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def behind(self, _: nn.Module, __: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """Return the output of a halved call for both halves."""
         return _doubled(output) if isinstance(kwargs, Halved) else None
