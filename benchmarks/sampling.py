@@ -51,7 +51,7 @@ ACCELERATED: dict[str, PresetName] = {
     "diffusers, accelerated lossless": "lossless",
     "diffusers, accelerated with the cut": "vcut",
 }
-"""What :func:`vcut.integrations.diffusers.accelerate` makes of the pipeline, by the report's names."""
+"""Presets that :func:`vcut.integrations.diffusers.accelerate` gives the pipeline, by the report's names."""
 
 
 @dataclass(frozen=True)

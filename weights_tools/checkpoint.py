@@ -135,7 +135,7 @@ class Tensors(Mapping[str, Tensor]):
         self._readers: dict[Path, Reader] = {}
 
     def __getitem__(self, name: str) -> Tensor:
-        tensor = made([unpack(self._read(stored), form) for stored, form in self._sources[name]])
+        tensor = made([unpack(self._read(stored), form) for stored, form in self._sources[name]], self._dtype)
         return tensor.to(self._dtype) if self._dtype is not None and tensor.is_floating_point() else tensor
 
     def __iter__(self) -> Iterator[str]:

@@ -83,14 +83,14 @@ def recipe(names: Collection[str], tca: Mode, sca: Mode) -> dict[str, tuple[str,
     return sources
 
 
-def made(sources: Sequence[Tensor]) -> Tensor:
-    """One tensor as it is, or the product ``w_o @ w_v`` of two: in float64, rounded once to the dtype of ``w_o``."""
+def made(sources: Sequence[Tensor], dtype: torch.dtype | None = None) -> Tensor:
+    """One tensor as it is, or the product ``w_o @ w_v`` of two: in float64, rounded once, by default as ``w_o`` is."""
     if len(sources) == 1:
         return sources[0]
     w_o, w_v = sources
     exact = torch.device("cpu") if w_o.device.type == "mps" else w_o.device  # Apple's GPUs have no float64
     product = w_o.to(exact, torch.float64) @ w_v.to(exact, torch.float64)
-    return product.to(w_o.device, w_o.dtype)
+    return product.to(w_o.device, dtype or w_o.dtype)
 
 
 def _mode(axis: str, blocks: dict[str, set[str]]) -> Mode:

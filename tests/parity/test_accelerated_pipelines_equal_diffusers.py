@@ -94,12 +94,10 @@ def test_lossless_over_25_steps_and_removed_again(pipe: Any) -> None:
 
 @pytest.mark.parametrize("preset", ["vcut", "lossless"])
 def test_the_cut_at_17_is_vcuts_own(pipe: Any, preset: Any) -> None:
-    """Two codes of one formula: on trained weights diffusers' latents are rounded by 2e-5, accelerated or not."""
     expected, frames = ours(preset, 17)
     with accelerate(pipe, preset, cut=17):
-        assert relative_error(run(pipe), expected) < 2 * TOLERANCE
-        seen = run(pipe, output_type="pt", decode_chunk_size=8).double()
-    assert (seen - frames).norm() / frames.norm() < TOLERANCE
+        assert relative_error(run(pipe), expected) < TOLERANCE
+        assert relative_error(run(pipe, output_type="pt", decode_chunk_size=8)[0], frames[0]) < TOLERANCE
     assert relative_error(run(pipe), expected) > 100 * TOLERANCE  # the control
 
 
@@ -165,7 +163,7 @@ def test_a_unet_of_vcuts_inside(pipe: Any, preset: Any, pack: bool) -> None:
     parts = {**pipe.components, "unet": as_diffusers(unet, num_frames=8)}
     other = quiet(StableVideoDiffusionPipeline(**parts))
     with accelerate(other, "baseline", cut=17):
-        assert relative_error(run(other, num_frames=None), expected) < 3 * TOLERANCE
+        assert relative_error(run(other, num_frames=None), expected) < TOLERANCE
 
 
 def test_as_diffusers_takes_a_context_per_frame() -> None:

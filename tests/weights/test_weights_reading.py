@@ -95,6 +95,15 @@ def test_a_unet_is_folded_and_cast_while_it_is_read(checkpoints: dict[Layout, Pa
     assert_identical(actual, half)
 
 
+def test_a_product_of_half_precision_weights_is_rounded_to_what_is_asked_for(tmp_path: Path) -> None:
+    """Not to the file's precision first: lossless in float32 then equals the attention in float32."""
+    half = {name: tensor.half() for name, tensor in MODEL["unet"].items()}
+    save(tmp_path / "half.safetensors", half, {})
+    wide = fold({name: tensor.float() for name, tensor in half.items()}, "linear_cached", "linear_cached")
+    form = {"tca": "linear_cached", "sca": "linear_cached"}
+    assert_identical(read(tmp_path / "half.safetensors", "unet", dtype=torch.float32, **form), wide)
+
+
 def test_reading_in_small_windows_reads_the_same(
     checkpoints: dict[Layout, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
