@@ -466,7 +466,7 @@ def _whole_layout(names: Collection[str]) -> Layout | None:
 
 
 def _known(layout: Layout, names: Collection[str]) -> int:
-    """How many names of the published networks, in this layout, are among those of a whole file."""
+    """Number of names of the published networks, in this layout, among those of a whole file."""
     whole = (
         whole_name(ROUTES[layout], part, entry.stored(layout)[0])
         for part in PARTS

@@ -84,7 +84,10 @@ def recipe(names: Collection[str], tca: Mode, sca: Mode) -> dict[str, tuple[str,
 
 
 def made(sources: Sequence[Tensor], dtype: torch.dtype | None = None) -> Tensor:
-    """One tensor as it is, or the product ``w_o @ w_v`` of two: in float64, rounded once, by default as ``w_o`` is."""
+    """One tensor as it is, or the product ``w_o @ w_v`` of two.
+
+    The product is taken in float64 and rounded once, to ``dtype``, by default that of ``w_o``.
+    """
     if len(sources) == 1:
         return sources[0]
     w_o, w_v = sources

@@ -1,1 +1,1 @@
-"""What lets vcut's methods work inside other people's programs. Nothing else in vcut imports this."""
+"""vcut's methods inside other people's programs. Nothing else in vcut imports this."""

@@ -29,12 +29,12 @@ from vcut.sampling import Mix
 __all__ = ["Accelerated", "OnUnsupported", "accelerate", "as_diffusers"]
 
 OnUnsupported = Literal["raise", "keep"]
-"""What happens to a cross-attention that is more than plain attention to one token."""
+"""Fate of a cross-attention that is more than plain attention to one token."""
 
 
 @dataclass(frozen=True, eq=False)
 class Accelerated:
-    """What :func:`accelerate` did to a UNet. Leaving a ``with`` block, or :meth:`remove`, undoes it.
+    """Record of what :func:`accelerate` did to a UNet. Leaving a ``with`` block, or :meth:`remove`, undoes it.
 
     Attributes:
         unet: the UNet, changed in place.

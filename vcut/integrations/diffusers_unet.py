@@ -34,7 +34,7 @@ class DiffusersUNet(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """The parameters' device."""
         return next(self.unet.parameters()).device
 
     def forward(

@@ -93,7 +93,7 @@ class Site(NamedTuple):
 
 
 class Folds(NamedTuple):
-    """What was done to a UNet: names of attentions folded and dropped, and of those left, each with the reason."""
+    """Names of the attentions that were folded and dropped, and of those that were left, each with the reason."""
 
     folded: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
