@@ -183,8 +183,8 @@ def other_names(attention: Any) -> None:
 
 
 CHANGES = {
-    lora: "Adapted: fuse a LoRA first",
-    adapter_module: "Sequential: fuse a LoRA first",
+    lora: "Adapted: fuse and unload a LoRA first",
+    adapter_module: "Sequential: fuse and unload a LoRA first",
     processor: r"its processor is .*\.Custom",
     hook: "to_q has a forward hook",
     packed: "its weights are torch.int8",

@@ -110,7 +110,7 @@ def accelerate(
     if on_unsupported not in get_args(OnUnsupported):
         raise ConfigError(f"on_unsupported must be 'raise' or 'keep', got {on_unsupported!r}")
     inner = getattr(unet, "_orig_mod", unet)  # torch.compile's wrapper: hooks belong around it, folds inside
-    if _layers(inner) or stopped(unet):
+    if _layers(inner) or stopped(inner) or stopped(unet):
         raise ConfigError(f"this {type(inner).__name__} is accelerated already: call remove() first")
     folds = chosen.tca is not True or chosen.sca is not True
     if folds and not any(True for _ in sites(inner)):

@@ -162,9 +162,9 @@ def _not_plain(block: Any) -> str | None:
         return "it is folded already"
     processor = getattr(attention, "processor", None)
     if processor is not None:
-        kind = type(processor)
-        if kind.__name__ not in PLAIN or not kind.__module__.startswith("diffusers."):
-            return f"its processor is {kind.__module__}.{kind.__name__}"
+        room, kind = type(processor).__module__, type(processor).__name__
+        if kind not in PLAIN or not room.startswith("diffusers."):
+            return f"its processor is {room}.{kind}"
     if not isinstance(norm, nn.LayerNorm) or getattr(block, "norm_type", "layer_norm") != "layer_norm":
         return f"the norm before it is {type(norm).__name__}, of the kind {getattr(block, 'norm_type', 'unknown')}"
     for name, module in [("its norm", norm), *attention.named_modules()]:
@@ -178,9 +178,8 @@ def _not_plain(block: Any) -> str | None:
         return f"{type(attention).__name__} has no to_v and to_out"
     for module in products:
         if not isinstance(module, nn.Linear) or getattr(module, "lora_layer", None) is not None:
-            return (
-                f"a product in it is a {type(module).__module__}.{type(module).__name__}: fuse a LoRA first"
-            )
+            kind = f"{type(module).__module__}.{type(module).__name__}"
+            return f"a product in it is a {kind}: fuse and unload a LoRA first"
         if not module.weight.is_floating_point() or module.weight.is_meta:
             return f"its weights are {module.weight.dtype} on {module.weight.device}"
     return None
