@@ -9,6 +9,7 @@ that runs this. docs/integrations.md has the result.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import sysconfig
@@ -29,8 +30,15 @@ RELEASES = {
     "0.28.2": OLD,
     "0.30.3": OLD,
     "0.33.1": ("huggingface_hub==0.30.2", "transformers==4.51.3", "tokenizers==0.21.1", "accelerate==1.6.0"),
-    "0.36.0": ("huggingface_hub==0.36.0", "transformers==4.57.3", "tokenizers==0.22.1", "accelerate==1.12.0"),
-    "0.39.0": (),
+    "0.36.0": (
+        "huggingface_hub==0.36.0",
+        "transformers==4.57.3",
+        "tokenizers==0.22.1",
+        "accelerate==1.12.0",
+        "httpx==0.28.1",
+        "httpcore==1.0.9",
+    ),
+    "0.39.0": ("httpx==0.28.1", "httpcore==1.0.9"),
     "0.42.1": (),
 }
 
@@ -47,7 +55,7 @@ def main() -> None:
             cwd=ROOT,
             capture_output=True,
             text=True,
-            env={"PYTHONPATH": str(ROOT)},
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
         )
         print(
             done.stdout.splitlines()[-1] if done.returncode == 0 else f"| {release} | {done.stderr[-500:]} |",
@@ -71,8 +79,10 @@ def check() -> None:
     """Print a line of the table: what the release that is installed here gives."""
     import accelerate as accelerate_
     import diffusers
+    import numpy as np
     import torch
     import transformers
+    from PIL import Image
 
     from vcut.integrations.diffusers import accelerate
 
@@ -85,8 +95,7 @@ def check() -> None:
         return pipe(picture, generator=generator, **settings, **further).frames
 
     pipe = small(diffusers, transformers)
-    picture = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(1))
-    picture = diffusers.image_processor.VaeImageProcessor.numpy_to_pil(picture.movedim(1, -1).numpy())[0]
+    picture = Image.fromarray(np.random.default_rng(1).integers(0, 256, (32, 32, 3), dtype=np.uint8))
     expected = run()
     with accelerate(pipe):
         lossless = error(run(), expected)
