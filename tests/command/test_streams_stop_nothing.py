@@ -51,7 +51,8 @@ def shell(line: str, *words: str | bytes, **environment: str) -> subprocess.Comp
     line = line.replace("PROG", f'"{sys.executable}" command.py')
     return subprocess.run(
         ["sh", "-c", line, "sh", *words],
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        # with buffers: what waits in them when a stream fails would fail again at the end
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "", **environment},
         capture_output=True,
         encoding="utf-8",
         check=False,
