@@ -37,12 +37,10 @@ def test_operators_numbers_conditions_raises_and_results_are_changed():
     assert any(change.endswith("-> (nothing)") for change in changes)
 
 
-def test_a_mutant_knows_its_lines_and_its_function():
+def test_a_mutant_knows_its_function():
     for mutant in mutants(SOURCE):
         inside = mutant.change != "2 -> 3"
         assert mutant.function == (("area", range(2, 7)) if inside else None)
-        assert mutant.line in mutant.lines
-        assert mutant.lines == (range(mutant.line, mutant.line + 1) if inside else range(2, 3))
 
 
 def test_docstrings_annotations_and_messages_are_left_alone():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import struct
+import weakref
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from vcut import media
 from vcut.errors import MediaError
-from vcut.media import reading
+from vcut.media import images, reading
 
 FRAMES = torch.rand(5, 3, 32, 48, generator=torch.Generator().manual_seed(0))
 
@@ -237,6 +238,26 @@ def test_more_frames_than_fit_are_told(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(reading, "LARGEST", FRAMES.nbytes - 1)
     with pytest.raises(MediaError, match=r"more than 4 frames of 48 x 32 take more than .*: cut it"):
         media.read(path)
+
+
+def test_only_one_frame_is_held_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = media.write(FRAMES, tmp_path / "clip.mp4")
+    pixels, move = images.pixels, reading.rearrange
+    frames: list[weakref.ref[NDArray[np.float32]]] = []
+    held: list[int] = []
+
+    def noted(image: Any) -> NDArray[np.float32]:
+        frames.append(weakref.ref(found := pixels(image)))
+        return found
+
+    def counted(frame: Tensor, axes: str) -> Tensor:
+        held.append(sum(each() is not None for each in frames))
+        return move(frame, axes)
+
+    monkeypatch.setattr(images, "pixels", noted)
+    monkeypatch.setattr(reading, "rearrange", counted)
+    media.read(path)
+    assert held == [5, 4, 3, 2, 1]
 
 
 def test_a_frame_of_video_has_a_bound_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,9 +5,9 @@ or does not end. What survives is printed, to be judged: either the change is eq
 
     python -m tests.mutation vcut/sampling tests/sampling tests/settings
 
-The tests run on a copy of the tree. A first run notes which lines each test executes: a mutant meets the tests that
-execute its line, fastest first, and those that start processes. A second run collects the tests, and forks for each
-mutant, in which the functions get their changed code (session.py). What is executed by importing is imported anew.
+The tests run on a copy of the tree. A first run notes which functions each test calls: a mutant meets the tests that
+call its function, fastest first, and those that start processes. A second run collects the tests, and forks for each
+mutant, in which the functions get their changed code (session.py). What importing executes is imported anew.
 """
 
 from __future__ import annotations
@@ -88,26 +88,25 @@ def _judged(
     _import_once(tree)
     files = {str(file) for file, _ in candidates}
     imported, *runs = _forked(lambda send: session.run_tests(tests, session.Coverage(files, send)))
-    at_import = {tuple(line) for line in imported["lines"]}
     runs.sort(key=lambda run: (run["processes"], run["seconds"]))
-    for run in runs:
-        run["lines"] = {tuple(line) for line in run["lines"]}
+    for run in (imported, *runs):
+        run["calls"] = {tuple(call) for call in run["calls"]}
 
     plans = {}
     anew = []
     for number, (file, mutant) in enumerate(candidates):
         if mutant.function:
-            lines = {(str(file), line) for line in mutant.lines}
-            met = [run for run in runs if run["processes"] or lines & run["lines"]]
+            called = {(str(file), line) for line in mutant.function[1]}
+            met = [run for run in runs if run["processes"] or called & run["calls"]]
             limit = 10 + 5 * sum(run["seconds"] for run in met)
             plans[number] = session.Plan(file, mutant, [run["test"] for run in met], limit)
         else:
             anew.append(number)
     for number, killed in _forked(lambda send: session.run_tests(tests, session.Forks(plans, send))):
         file, mutant = candidates[number]
-        # what importing executes has still to be seen in what it makes
-        body = {(str(file), line) for line in mutant.function[1][1:]}
-        if killed or (killed is not None and not body & at_import):
+        # what importing calls has still to be seen in what it makes
+        called = {(str(file), line) for line in mutant.function[1]}
+        if killed or (killed is not None and not called & imported["calls"]):
             yield number, killed
         else:
             anew.append(number)
@@ -118,14 +117,14 @@ def _judged(
 
 
 def _test_anew(runs: list[dict[str, Any]], mutated: Path) -> int:
-    """Run all tests, file by file, and stop at the first that fails; first the files that execute the mutated one."""
+    """Run all tests, file by file, and stop at the first that fails; first the files that call the mutated one."""
     files: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
         files.setdefault(run["test"].partition("::")[0], []).append(run)
 
     def seconds(file: str) -> tuple[bool, float]:
-        execute_it = [run for run in files[file] if any(path == str(mutated) for path, _ in run["lines"])]
-        return not execute_it, sum(run["seconds"] for run in execute_it or files[file])
+        call_it = [run for run in files[file] if any(path == str(mutated) for path, _ in run["calls"])]
+        return not call_it, sum(run["seconds"] for run in call_it or files[file])
 
     return next((status for file in sorted(files, key=seconds) if (status := session.run_tests([file]))), 0)
 

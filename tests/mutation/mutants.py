@@ -36,8 +36,6 @@ class Mutant:
     """One changed file: what is changed, and where."""
 
     line: int
-    # lines of the statement: it is executed when one of them is
-    lines: range
     # the outermost function that the change lies in: its name, with that of its class, and its lines; None: outside
     function: tuple[str, range] | None
     change: str
@@ -69,23 +67,12 @@ def mutants(source: str) -> Iterator[Mutant]:
         path = [place]
         while path[-1] in above:
             path.append(above[path[-1]])
-        lines, function = _lines(path), _function(path)
+        function = _function(path)
         for way in range(_changes(place)):
             changed = _mutate(copy.deepcopy(place), way)
             after = "(nothing)" if isinstance(changed, ast.Pass) else _text(changed)
             change = f"{_text(place)} -> {after}"
-            yield Mutant(place.lineno, lines, function, change, source, numbers[place], way)  # type: ignore[attr-defined]
-
-
-def _lines(path: list[ast.AST]) -> range:
-    """The lines of the statement that a path upwards begins in, without those of the statements within it."""
-    statement = next(node for node in path if isinstance(node, ast.stmt))
-    inner = [
-        node.lineno for node in ast.walk(statement) if isinstance(node, ast.stmt) and node is not statement
-    ]
-    return range(
-        statement.lineno, max(statement.lineno, min(inner, default=statement.end_lineno + 1) - 1) + 1
-    )  # type: ignore[operator]
+            yield Mutant(place.lineno, function, change, source, numbers[place], way)  # type: ignore[attr-defined]
 
 
 def _function(path: list[ast.AST]) -> tuple[str, range] | None:

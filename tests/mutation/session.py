@@ -1,4 +1,4 @@
-"""What happens within a run of pytest: which lines each test executes, and mutants that are tried in forks of it."""
+"""What happens within a run of pytest: which functions each test calls, and mutants that are tried in forks of it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from hypothesis import Phase, settings
 from tests.mutation.mutants import Mutant
 
 Send = Callable[[object], None]
-Lines = set[tuple[str, int]]
+Calls = set[tuple[str, int]]
+"""Functions, by their files and first lines."""
 MARKS = "not slow and not parity and not browser"
 
 
@@ -48,14 +49,14 @@ class Plan(NamedTuple):
     limit: float
 
 
-@dataclass
+@dataclass(eq=False)
 class Coverage:
-    """Plugin that sends what a sound run executes of ``files``: a row for the imports, and one for each test."""
+    """Plugin that sends what a sound run calls of ``files``: a row for the imports, and one for each test."""
 
     files: set[str]
     send: Send
-    stack: list[Lines] = field(default_factory=lambda: [set()])
-    fixtures: dict[object, Lines] = field(default_factory=dict)
+    stack: list[Calls] = field(default_factory=lambda: [set()])
+    fixtures: dict[object, Calls] = field(default_factory=dict)
     processes: int = 0
 
     def __post_init__(self) -> None:
@@ -63,56 +64,55 @@ class Coverage:
         threading.settrace(self.trace)
         sys.addaudithook(self.audit)
 
-    def trace(self, frame: FrameType, event: str, _: Any) -> Any:
-        """Note a line."""
-        if frame.f_code.co_filename not in self.files:
-            return None
-        self.stack[-1].add((frame.f_code.co_filename, frame.f_lineno))
-        return self.trace
+    def trace(self, frame: FrameType, event: str, _: object) -> None:
+        """Note a call. That is all: to be told of lines too would make tests many times slower."""
+        code = frame.f_code
+        if code.co_filename in self.files:
+            self.stack[-1].add((code.co_filename, code.co_firstlineno))
 
     def audit(self, event: str, _: object) -> None:
         """Count the processes that are started: what they execute is not seen."""
         self.processes += event in ("subprocess.Popen", "os.fork", "os.posix_spawn")
 
     @contextlib.contextmanager
-    def lines(self) -> Iterator[Lines]:
-        """What is executed in the block, which the block around it has executed too."""
+    def called(self) -> Iterator[Calls]:
+        """What is called in the block, and so in the block around it."""
         self.stack.append(set())
         yield self.stack[-1]
         self.stack[-2].update(self.stack.pop())
 
     def pytest_collection_finish(self) -> None:
-        """Send what was executed by importing."""
-        self.send({"lines": sorted(self.stack[0])})
+        """Send what was called by importing."""
+        self.send({"calls": sorted(self.stack[0])})
         cached = [each for each in gc.get_objects() if type(each) is functools._lru_cache_wrapper]
         here = str(Path.cwd())
         self.caches = [each for each in cached if _file(each).startswith(here)]
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(self, fixturedef: object) -> Iterator[None]:
-        """Note what a fixture executes: every test that takes it would see a fault of that."""
-        with self.lines() as self.fixtures[fixturedef]:
+        """Note what a fixture calls: every test that takes it would see a fault of that."""
+        with self.called() as self.fixtures[fixturedef]:
             return (yield)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Function) -> Iterator[None]:
-        """Send the lines and the seconds of a test. What is cached is executed by everyone who asks for it."""
+        """Send the calls and the seconds of a test. What is cached is called by everyone who asks for it."""
         for cache in self.caches:
             cache.cache_clear()
         self.processes = 0
         begun = time.process_time()
-        with self.lines() as found:
+        with self.called() as found:
             result = yield
         for fixture in itertools.chain(*item._fixtureinfo.name2fixturedefs.values()):
             found |= self.fixtures.get(fixture, set())
         seconds = time.process_time() - begun
         self.send({
-            "test": item.nodeid, "seconds": seconds, "processes": self.processes, "lines": sorted(found)
+            "test": item.nodeid, "seconds": seconds, "processes": self.processes, "calls": sorted(found)
         })  # fmt: skip
         return result
 
 
-@dataclass
+@dataclass(eq=False)
 class Forks:
     """Plugin that runs no test but tries mutants: each has a fork, in which functions get the changed code.
 

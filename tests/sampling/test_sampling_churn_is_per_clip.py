@@ -173,6 +173,7 @@ def test_churn_without_a_generator_per_clip_is_refused(seeds: tuple[int, ...] | 
     [
         {"s_churn": -1.0},
         {"s_churn": math.nan},
+        {"s_churn": math.inf},
         {"s_noise": -0.1},
         {"s_noise": math.inf},
         {"s_tmin": 2.0, "s_tmax": 1.0},

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from vcut.errors import ConfigError
-from vcut.sampling import Scale, constant, frame_scales, guide, linear, triangle
+from vcut.sampling import Ramp, Scale, constant, frame_scales, guide, linear, triangle
 
 SCALES = st.floats(-10, 10)
 FRAMES = st.integers(1, 30)
@@ -106,6 +106,13 @@ def test_any_function_of_the_number_of_frames_is_a_scale() -> None:
 def test_scales_that_cannot_work_are_refused(scale: Scale, fault: str) -> None:
     with pytest.raises(ConfigError, match=fault):
         frame_scales(scale, 3)
+
+
+def test_a_ramp_has_a_known_shape() -> None:
+    with pytest.raises(
+        ConfigError, match="the shape of guidance must be one of linear, triangle, got 'square'"
+    ):
+        Ramp(1.0, 3.0, "square")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "3", None])

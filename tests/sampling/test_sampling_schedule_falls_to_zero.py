@@ -75,6 +75,11 @@ def test_the_published_list_is_ten_steps_as_it_stands() -> None:
     )
 
 
+def test_the_published_list_is_that_of_table_3() -> None:
+    published = [700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002]
+    assert list(ALIGN_YOUR_STEPS) == published
+
+
 def test_twice_the_steps_put_geometric_means_between() -> None:
     sigmas = interpolate_sigmas(ALIGN_YOUR_STEPS, 20).tolist()
     assert len(sigmas) == 21

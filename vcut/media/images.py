@@ -116,7 +116,12 @@ def decoded_pixels(image: PILImage, name: str) -> Pixels:
 
 
 def _whole(source: _Source) -> Pixels:
-    return source.part(0, source.height, 0, source.width)
+    pixels = np.empty((source.height, source.width, 3), np.float32)
+    # in bands: on the way from bytes and transparency there are several times as many numbers
+    step = max(1, _BAND // source.width)
+    for top in range(0, source.height, step):
+        pixels[top : top + step] = source.part(top, min(top + step, source.height), 0, source.width)
+    return pixels
 
 
 def _source(image: Image) -> _Source:

@@ -16,14 +16,14 @@ from torch import Tensor
 from vcut.errors import MediaError, import_fault
 from vcut.media import files, images
 
-LARGEST = 3 << 29
+LARGEST = 1 << 30
 """Bytes that the frames of a clip may take."""
 
 # What FFmpeg may take a file for. The others are playlists, which name other files, streams, and single pictures.
 _VIDEOS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,nut,yuv4mpegpipe,h264,hevc,mpegvideo,m4v,ivf,obu"
 
 # Pixels of a frame of video, of which FFmpeg keeps a dozen while it decodes.
-_PIXELS = 1 << 25
+_PIXELS = 1 << 24
 
 
 def read(path: str | Path) -> tuple[Tensor, float | None]:
@@ -40,7 +40,7 @@ def read(path: str | Path) -> tuple[Tensor, float | None]:
         folder of frames, which does not record it.
 
     Raises:
-        MediaError: there is no clip, or it is damaged, or its frames differ in size, or take more than 1.5 GiB.
+        MediaError: there is no clip, or it is damaged, or its frames differ in size, or take more than 1 GiB.
     """
     path = files.as_path(path)
     suffix = path.suffix.lower()
@@ -76,12 +76,11 @@ def _all_of_a_size(pictures: Iterator[images.Pixels], path: Path) -> list[images
 
 
 def _stack(frames: list[images.Pixels]) -> Tensor:
-    """Frames as one tensor [f, 3, H, W]. Each is let go when it is copied: only one is held twice."""
+    """Frames as one tensor [f, 3, H, W]. Each is taken out of the list when it is copied: only one is held twice."""
     height, width, _ = frames[0].shape
     clip = torch.empty(len(frames), 3, height, width, dtype=torch.float32, device="cpu")
     for i in range(len(frames)):
-        clip[i] = rearrange(torch.from_numpy(frames[i]), "h w c -> c h w")
-        frames[i] = frames[i][:0]
+        clip[i] = rearrange(torch.from_numpy(frames.pop(0)), "h w c -> c h w")
     return clip
 
 
