@@ -58,7 +58,7 @@ ACCELERATED: dict[str, PresetName] = {
 class Settings:
     """Sizes in pixels; ``gate_step`` is T-GATE's, ``interval`` DeepCache's; ``minutes`` are for each dtype.
 
-    ``processes`` are those that take part, ``beside`` the methods that run on diffusers in its own.
+    ``processes`` are those that take part, ``beside`` the methods that run on diffusers, in its last one.
     """
 
     model: str = "svd-xt"
@@ -207,7 +207,7 @@ def build(contender: str, *, paths: dict[str, str], settings: dict[str, Any]) ->
         runs = {FORMS[name]: _ours(form, name, config, places, chosen) for name, form in forms.items()}
     else:
         runs = {CONTENDERS[contender]: _theirs(config, places, chosen)}
-    if contender == "diffusers-same":
+    if contender == [name for name in chosen.processes if name != "vcut"][-1]:
         makers = {TGATE: _tgate, DEEPCACHE: _deepcache}
         makers |= {name: partial(_accelerated, preset) for name, preset in ACCELERATED.items()}
         for name in chosen.beside:
@@ -318,7 +318,7 @@ def _call(
 QUICK = Settings(
     "tiny", ("float32",), frames=3, height=64, width=64, steps=4, gate_step=2, interval=2, minutes=1.0
 )
-ALONE: dict[str, Any] = {"processes": ("diffusers-same",), "beside": tuple(ACCELERATED)}
+ALONE: dict[str, Any] = {"processes": ("diffusers",), "beside": tuple(ACCELERATED)}
 
 CHAPTERS = {
     "sampling": command.Chapter("A whole run of the sampler", run, Settings(), QUICK),
