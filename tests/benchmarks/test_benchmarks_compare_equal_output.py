@@ -71,6 +71,15 @@ def test_a_whole_run_of_the_sampler(tmp_path: Path) -> None:
 
 
 @pytest.mark.parity
+def test_diffusers_accelerated(tmp_path: Path) -> None:
+    section = command.run("accelerated", CHAPTERS["accelerated"].quick, tmp_path)
+    rows = checked(section, {CONTENDERS["diffusers"], *sampling.ACCELERATED})
+    lossless, cut = sampling.ACCELERATED
+    assert max(errors(rows[lossless])) < EXACT
+    assert errors(rows[cut])[0] > EXACT, "the control: the cut is another run"
+
+
+@pytest.mark.parity
 def test_decoding(tmp_path: Path) -> None:
     rows = checked(command.run("vae_decode", CHAPTERS["vae_decode"].quick, tmp_path), {*CONTENDERS.values()})
     assert max(max(errors(row)) for row in rows.values()) < EXACT

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import threading
-import time
 from typing import Any
 
 import peers
@@ -187,28 +186,6 @@ def test_stock_processors_fold_and_an_adapters_does_not() -> None:
     unet.get_submodule(BLOCK).set_processor(adapter)
     with pytest.raises(ConfigError, match=rf"{BLOCK}: its processor is .*IPAdapterAttnProcessor2_0"):
         accelerate(unet)
-
-
-@pytest.mark.slow
-def test_the_cut_saves_the_time_of_its_passes(pipe: Any) -> None:
-    """In seconds of one core, which other processes do not lengthen; the least of three turns."""
-    seconds: dict[str, list[float]] = {"plain": [], "cut": []}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-
-    def measure(name: str) -> None:
-        begun = time.process_time()
-        run(pipe, height=96, width=96)
-        seconds[name].append(time.process_time() - begun)
-
-    for _ in range(3):
-        measure("plain")
-        with accelerate(pipe, "vcut"):
-            measure("cut")
-    torch.set_num_threads(threads)
-    saved, predicted = 1 - min(seconds["cut"]) / min(seconds["plain"]), 1 - (2 * 16 + 9) / 50
-    print(f"saved {saved:.1%} of the time, {predicted:.1%} of the passes; {seconds}")
-    assert saved > 0.9 * predicted
 
 
 @pytest.mark.slow
