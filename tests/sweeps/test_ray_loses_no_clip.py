@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
 import signal
 import subprocess
@@ -20,8 +21,10 @@ from vcut.sweeps.clip import Maker, Outcome
 from vcut.sweeps.manifest import Key
 from vcut.sweeps.sweep import Task
 
-pytest.importorskip("ray")
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the ray extra"),
+]
 
 PICTURES, CLIPS = 8, 8 * 2 * 2
 
