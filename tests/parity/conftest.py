@@ -1,4 +1,4 @@
-"""Files of this folder import diffusers, which takes seconds: they are not read where none of their tests would run."""
+"""Files of this folder import diffusers, which takes seconds: they are not read where no test of theirs would run."""
 
 from __future__ import annotations
 
