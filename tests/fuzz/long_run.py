@@ -3,9 +3,10 @@
     nice -n 19 python tests/fuzz/long_run.py --hours 2 --out long_run.jsonl
 
 The folder holds pictures of many sizes and modes; the command makes clips of them until the time is over, and gets
-SIGTERM. Each clip is a line of ``--out``: seconds since the start, number of clips, resident memory in MiB. The run
-ends with 1 if the median of the last tenth of the lines lies 2 % above that of the tenth after the first, if the
-command ended by itself, or if it left half an output. It reads /proc, so it needs Linux.
+SIGTERM. Each clip is a line of ``--out``: seconds since the start, number of clips, resident memory in MiB, and how
+much of it is the process's own, which a busy system cannot take back as it can the pages of files. The run ends with 1
+if the median of the last tenth of the lines lies 2 % above that of the tenth after the first, if the command ended by
+itself, or if it left half an output. It reads /proc, so it needs Linux.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import signal
 import statistics
 import subprocess
@@ -75,11 +77,12 @@ def watch(folder: Path, steps: int, seconds: float, lines: object) -> list[dict[
         for line in process.stdout:
             if not line.startswith("wrote"):
                 continue
-            pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
-            mib = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-            rows.append({"seconds": round(time.monotonic() - begun, 1), "clips": len(rows) + 1, "mib": mib})
+            _, resident, files, *_ = map(int, Path(f"/proc/{process.pid}/statm").read_text().split())
+            mib, own = (n * resource.getpagesize() / 2**20 for n in (resident, resident - files))
+            since = round(time.monotonic() - begun, 1)
+            rows.append({"seconds": since, "clips": len(rows) + 1, "mib": mib, "own": own})
             print(json.dumps(rows[-1]), file=lines, flush=True)
-            if time.monotonic() - begun > seconds:
+            if since > seconds:
                 process.send_signal(signal.SIGTERM)
                 break
         process.stdout.read()

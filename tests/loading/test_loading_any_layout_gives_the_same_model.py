@@ -74,6 +74,18 @@ def test_a_file_of_weights_may_have_any_name(folder: Path, tmp_path: Path, name:
     assert vcut.loading.find(str(tmp_path / name)).config == CONFIG
 
 
+@pytest.mark.parametrize("name", ["mine.safetensors", "sgm.safetensors", "diffusers", "tiny"])
+def test_what_is_on_the_disk_needs_no_network(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def connect(*_: object) -> None:
+        raise AssertionError("something was looked for in the network")
+
+    monkeypatch.setattr("socket.socket.connect", connect)
+    monkeypatch.setattr("socket.getaddrinfo", connect)
+    assert vcut.load(name if name == "tiny" else folder / name, device="cpu").unet is not None
+
+
 def test_modes_may_be_chosen_one_by_one(folder: Path) -> None:
     pipe = vcut.load(folder / "mine.safetensors", preset="vcut", tca=True, sca=False)
     assert (pipe.unet.config.tca, pipe.unet.config.sca) == (True, False)

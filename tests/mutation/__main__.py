@@ -52,8 +52,7 @@ def main() -> None:
             for mutant in mutants(file.read_text())
         ]
         if args.sample and args.sample < len(candidates):
-            chosen = sorted(random.Random(args.seed).sample(range(len(candidates)), args.sample))
-            candidates = [candidates[number] for number in chosen]
+            candidates = random.Random(args.seed).sample(candidates, args.sample)
         for done, (number, killed) in enumerate(_judged(candidates, args.tests, tree), 1):
             file, mutant = candidates[number]
             place = f"{file.relative_to(tree)}:{mutant.line}"
