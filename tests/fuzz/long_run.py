@@ -5,7 +5,7 @@
 The folder holds pictures of many sizes and modes; the command makes clips of them until the time is over, and gets
 SIGTERM. Each clip is a line of ``--out``: seconds since the start, number of clips, resident memory in MiB, and that
 without the pages of files, which a busy system takes back as it likes. The run ends with 1 if the median of the last
-tenth of the lines lies 2 % above that of the tenth after the first, if the command ended by itself, or if it left half
+tenth of the lines lies 2 % above that of the second tenth, if the command ended by itself, or if it left half
 an output. It reads /proc, so it needs Linux.
 """
 
