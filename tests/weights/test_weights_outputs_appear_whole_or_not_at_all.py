@@ -194,6 +194,32 @@ def test_a_folder_that_goes_away_is_said_in_a_sentence(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder in which even root makes nothing")
+def test_a_folder_that_takes_nothing_is_said_before_any_work() -> None:
+    with pytest.raises(VcutError, match="cannot write into the folder /proc: "), replacing("/proc/out.bin"):
+        pytest.fail("the block ran")
+
+
+def test_a_move_that_fails_is_said_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    monkeypatch.setattr(Path, "replace", refuse)
+
+    def write() -> None:
+        with replacing(tmp_path / "out.bin") as temporary:
+            temporary.write_text("new")
+
+    with pytest.raises(
+        VcutError, match=r"cannot put the finished output at .*out\.bin: Operation not permitted"
+    ):
+        write()
+    assert names(tmp_path) == []
+
+
 @pytest.mark.skipif(not Path("/dev/null").exists(), reason="needs a device file")
 def test_a_device_is_never_replaced() -> None:
     with pytest.raises(VcutError, match="/dev/null is a device"), replacing("/dev/null", overwrite=True):
@@ -313,3 +339,24 @@ def test_where_there_are_no_links_a_file_is_moved(tmp_path: Path, monkeypatch: p
     with replacing(tmp_path / "out") as temporary:
         temporary.write_text("ours")
     assert names(tmp_path) == ["out"]
+
+
+def test_what_would_be_refused_can_be_asked_for_before(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OutputExistsError, match="file exists already"):
+        outputs.check_file(tmp_path / "file", overwrite=False)
+    with pytest.raises(VcutError, match="there is no folder"):
+        outputs.check_file(tmp_path / "gone" / "file", overwrite=True)
+    with pytest.raises(OutputExistsError, match="folder exists already"):
+        outputs.check_folder(tmp_path / "folder", False, lambda file: True)
+    with pytest.raises(VcutError, match="there is no folder"):
+        outputs.check_folder(tmp_path / "gone" / "folder", True, lambda file: True)
+
+
+@pytest.mark.parametrize(("files", "named"), [(3, r"\(0, 1, 2\)"), (5, r"\(0, 1, 2 and 2 more\)")])
+def test_three_files_that_would_be_lost_are_named(tmp_path: Path, files: int, named: str) -> None:
+    for index in range(files):
+        (tmp_path / str(index)).touch()
+    with pytest.raises(OutputExistsError, match=f"holds what would be lost {named}"):
+        outputs.check_folder(tmp_path, True, lambda file: False)
