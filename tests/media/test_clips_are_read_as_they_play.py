@@ -167,6 +167,17 @@ def test_transparent_frames_of_animations_too(tmp_path: Path) -> None:
         assert frames[1, 0].max() < 0.1
 
 
+def test_sound_alone_is_no_clip(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "song.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=8000)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        sound.sample_rate = 8000
+        for packet in [*stream.encode(sound), *stream.encode()]:
+            container.mux(packet)
+    with pytest.raises(MediaError, match=r"song\.mp4: there is no video in it"):
+        media.read(tmp_path / "song.mp4")
+
+
 @pytest.mark.parametrize(("height", "width"), [(31, 47), (2, 2), (1, 1)])
 def test_odd_sizes_are_read(tmp_path: Path, height: int, width: int) -> None:
     frames = np.full((2, height, width, 3), (200, 100, 50), np.uint8)

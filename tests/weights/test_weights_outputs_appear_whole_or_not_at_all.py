@@ -360,3 +360,28 @@ def test_three_files_that_would_be_lost_are_named(tmp_path: Path, files: int, na
         (tmp_path / str(index)).touch()
     with pytest.raises(OutputExistsError, match=f"holds what would be lost {named}"):
         outputs.check_folder(tmp_path, True, lambda file: False)
+
+
+def test_an_old_folder_comes_back_where_the_new_one_cannot_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "clip").mkdir()
+    (tmp_path / "clip" / "000.png").write_text("old")
+    rename = Path.rename
+
+    def refuse(self: Path, target: Path) -> Path:
+        if self.parent.name == "new":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+
+    def write() -> None:
+        with replacing(tmp_path / "clip", overwrite=True) as temporary:
+            temporary.mkdir()
+            (temporary / "000.png").write_text("new")
+
+    with pytest.raises(VcutError, match=r"cannot put the finished output at .*clip: Input/output error"):
+        write()
+    assert names(tmp_path) == ["clip"]
+    assert (tmp_path / "clip" / "000.png").read_text() == "old"
