@@ -3,11 +3,11 @@
     python -m benchmarks.parallel                      # tables on paper, at the published size; takes no weights
     python -m benchmarks.parallel --measure [--weights FOLDER] [--rounds 3]
 
-The measurement starts two processes of one thread each, on one file of random weights in bfloat16 at full width,
-which both map. Rank 0 runs each part alone, while the other sleeps, and then together with it, in turns. A clip is 16
-guided calls, 9 cut calls and one decoding. Beside the seconds on the clock stand those that rank 0 spent on a CPU: on
-a machine that has other things to do they say what an idle one would need, but for the time in which one waits for
-the other.
+The measurement starts two processes of one thread each, on random weights in bfloat16 at full width, packed as the
+command packs them: 4 GB each. Rank 0 runs each part alone, while the other sleeps, and then together with it, in
+turns. A clip is 16 guided calls, 9 cut calls and one decoding. Beside the seconds on the clock stand those that rank
+0 spent on a CPU: on a machine that has other things to do they say what an idle one would need, but for the time in
+which one waits for the other.
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ def work(args: argparse.Namespace) -> None:
     torch.set_grad_enabled(False)
     torch.set_num_threads(1)
     load = functools.partial(
-        vcut.load, args.model, dtype=torch.bfloat16, vae_dtype=torch.bfloat16, device="cpu"
+        vcut.load, args.model, dtype=torch.bfloat16, vae_dtype=torch.bfloat16, device="cpu", pack=True
     )
     parallel.together(functools.partial(_lead, args, load), load, device="cpu")
 

@@ -18,7 +18,9 @@ from vcut import cli
 from vcut.parallel import world
 
 PICTURE = Path(__file__).parents[2] / "examples" / "disc.png"
-GONE = "vcut: error: another process of this run has ended, and says why: without it there is no clip\n"
+GONE = (
+    "another process of this run has ended, as its last line or torchrun says: without it there is no clip\n"
+)
 
 Ended = tuple[int, str, str]
 """Exit code, stdout and stderr of a command."""
@@ -71,7 +73,7 @@ def test_a_rank_that_dies_ends_every_other_with_one_sentence(tmp_path: Path, siz
     assert ended.pop(rank) == (-signal.SIGKILL, None)
     for code, (status, out, err) in ended:
         assert (code, status, out) == (0, 2, "")
-        assert err.endswith(GONE)
+        assert err.endswith(f"vcut: error: {GONE}")
         assert len([line for line in err.splitlines() if line.startswith("vcut: error")]) == 1
         assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []

@@ -230,5 +230,5 @@ def reaching() -> Iterator[None]:
         if is_out_of_memory(error):
             raise
         raise PeerError(
-            "another process of this run has ended, and says why: without it there is no clip"
+            "another process of this run has ended, as its last line or torchrun says: without it there is no clip"
         ) from error
