@@ -66,7 +66,10 @@ def made(share: Share, dtype: torch.dtype, preset: str) -> dict[str, NDArray[Any
     return found
 
 
-KINDS = tuple(itertools.product((torch.float32, torch.float64), ("baseline", "lossless", "vcut")))
+KINDS = (
+    *itertools.product([torch.float32], ["lossless", "vcut"]),
+    *itertools.product([torch.float64], ["baseline", "lossless", "vcut"]),
+)
 
 
 def lead(share: Share) -> list[dict[str, NDArray[Any]]]:
