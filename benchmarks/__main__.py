@@ -4,6 +4,7 @@
     python -m benchmarks --only unet_call scaling   # these alone; the other chapters stay as they were
     python -m benchmarks --report                   # the page and the plot anew, from the numbers in the .json
     python -m benchmarks --quick --out /tmp/quick   # the tiny model, to see that everything runs
+    python -m benchmarks gpu                        # one CUDA card in eight minutes: benchmarks/gpu.py
 
 For other sizes, run the script of one subject with ``--json docs/benchmarks.json``, and then ``--report``.
 """
@@ -11,14 +12,18 @@ For other sizes, run the script of one subject with ``--json docs/benchmarks.jso
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
+from benchmarks import gpu
 from benchmarks.harness import command, report
 from benchmarks.harness.plot import plot
 from benchmarks.harness.rounds import ROOT
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["gpu"]:
+        return gpu.main(sys.argv[2:])
     chapters = command.chapters()
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",

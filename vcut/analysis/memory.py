@@ -91,9 +91,9 @@ def estimate(
     return Memory(
         dtype=str(dtype).removeprefix("torch."),
         vae_dtype=str(vae_dtype).removeprefix("torch."),
-        unet_weights=_weight_bytes(unet),
-        vae_weights=_weight_bytes(vae),
-        clip_weights=_weight_bytes(clip),
+        unet_weights=weight_bytes(unet),
+        vae_weights=weight_bytes(vae),
+        clip_weights=weight_bytes(clip),
         guided=peak_bytes(unet_call(unet, 2, frames, height, width)),
         single=peak_bytes(unet_call(unet, 1, frames, height, width)),
         decode=peak_bytes(lambda: vae.decode(latents)),
@@ -101,7 +101,8 @@ def estimate(
     )
 
 
-def _weight_bytes(module: nn.Module) -> int:
+def weight_bytes(module: nn.Module) -> int:
+    """Bytes of the parameters of ``module``."""
     return sum(p.numel() * p.element_size() for p in module.parameters())
 
 
@@ -119,7 +120,7 @@ class _LiveStorages(TorchDispatchMode):
         given = {id(t.untyped_storage()) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
         result = func(*args, **kwargs)
         if func is torch.ops.aten.convolution.default:
-            result = _in_the_layout_of(args[0], result)
+            result = in_the_layout_of(args[0], result)
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
                 storage = tensor.untyped_storage()
@@ -139,7 +140,7 @@ class _LiveStorages(TorchDispatchMode):
         self.peak = max(self.peak, self.now)
 
 
-def _in_the_layout_of(x: Tensor, y: Tensor) -> Tensor:
+def in_the_layout_of(x: Tensor, y: Tensor) -> Tensor:
     """The convolution ``y`` of ``x``, channels-last if x is: as every backend leaves it, but not the meta device."""
     channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     return torch.empty_like(y, memory_format=torch.channels_last) if x.is_meta and channels_last else y

@@ -71,6 +71,7 @@ def _generate(args: argparse.Namespace, shared: Callable[[Pipeline], Pipeline]) 
         lines.warn(f"passed over {picture}: save it as JPEG or PNG")
     for job in work.existing:
         say(f"skipped  {job.output} exists")
+    run = models.within_memory(args, config, run, device)
 
     def load() -> Pipeline:
         return shared(_load(args, model, device, run, seed))
@@ -152,3 +153,4 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     options.add_settings(group, "cut", *options.SAMPLING)
 
     models.add_speed(parser)
+    models.add_memory(parser)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import os
 import time
 from typing import TYPE_CHECKING, Any
 
 from vcut.cli import lines, options, values
-from vcut.config import Preset
+from vcut.config import Preset, SVDConfig
 from vcut.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -85,6 +87,64 @@ def add_speed(parser: argparse.ArgumentParser) -> None:
         help="of float32 matrix products, as torch names it; medium is faster on many CPUs and rounds to bfloat16 "
         "on those with such units (default: highest)",
     )
+
+
+def add_memory(parser: argparse.ArgumentParser) -> None:
+    """Add the memory that :func:`within_memory` fits the run into."""
+    parser.add_argument(
+        "--memory",
+        type=values.memory,
+        default=False,
+        metavar="auto|GiB",
+        help="fit the run into what is free on the GPU, or into so many GiB, by --sequential, --offload, "
+        "--decode-dtype and --decode-chunk in this order, as far as it takes (default: auto on CUDA)",
+    )
+
+
+def within_memory(args: argparse.Namespace, config: SVDConfig, run: Run, device: str | None) -> Run:
+    """The run as it fits into ``--memory``, with ``args`` changed for :func:`load`; what was changed is said.
+
+    Raises:
+        ConfigError: no way takes as little as the GiB that were asked for, or there are several processes.
+    """
+    import torch
+
+    from vcut.analysis.fit import Way, fit
+    from vcut.loading import default_device, default_dtype
+
+    place = torch.device(device or default_device())
+    if args.memory is False and (place.type != "cuda" or "RANK" in os.environ):
+        return run
+    if "RANK" in os.environ:
+        raise ConfigError("--memory is for one process: under torchrun, frames are shared out instead")
+    if args.memory:
+        budget = int(args.memory * 2**30)
+    elif place.type == "cuda":
+        budget = torch.cuda.mem_get_info(place)[0]
+    else:
+        raise ConfigError(f"--memory auto: the free memory of {place} is not known, give a number of GiB")
+    dtype = default_dtype(place) if args.dtype == "auto" else getattr(torch, args.dtype)
+    asked = Way(
+        args.offload,
+        run.settings.sequential,
+        getattr(torch, args.decode_dtype or args.vae_dtype),
+        run.settings.decode_chunk,
+    )
+    form = dataclasses.replace(config.unet, tca=run.preset.tca, sca=run.preset.sca)
+    whole = dataclasses.replace(config, unet=form)
+    vae_dtype = getattr(torch, args.vae_dtype)
+    way = fit(whole, run, asked, budget, dtype=dtype, vae_dtype=vae_dtype, may_offload=not args.compile)
+    there = f"{way.peak / 2**30:.1f} of {budget / 2**30:.1f} GiB"
+    if way.peak > budget:
+        fault = f"the least that this run takes is {there}: take a smaller size or fewer frames"
+        if args.memory:
+            raise ConfigError(f"--memory {args.memory:g}: {fault}")
+        lines.warn(f"note: {fault}, if it fails")
+    elif not args.quiet:
+        lines.say(f"memory   {there}: {way.differs(asked)}")
+    args.offload, args.decode_dtype = way.offload, str(way.decode_dtype).removeprefix("torch.")
+    settings = run.settings.replace(sequential=way.sequential, decode_chunk=way.decode_chunk)
+    return dataclasses.replace(run, settings=settings)
 
 
 def load(

@@ -50,6 +50,11 @@ def chunk(text: str) -> int | None:
     )
 
 
+def memory(text: str) -> float | None:
+    """A number of GiB, or None for ``auto``."""
+    return None if text == "auto" else _number(text, float, 0.1, "auto or a number of GiB", 1e6)
+
+
 def whole(text: str) -> int:
     """A whole number of at least 0, and within reason."""
     return _number(text, int, 0, f"a whole number from 0 to {LARGEST}", LARGEST)

@@ -10,37 +10,38 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from vcut.kernels.parts import Parts
 from vcut.kernels.runtime import is_watched
 
 Merge = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Mean and variance of each channel, ``[n, c]``, to the mean and variance that it is normalised with, ``[n, c]``."""
 
+MIXING = ("cuda", "meta")
+"""Devices whose kernels read half precision and compute in float32, so that no copy in float32 is made. torch's own
+group norm would copy to another layout and back there, and round the moments. The meta device stands for a GPU."""
+
 
 def normalised(x: Tensor, merge: Merge, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """``(x - mean) / sqrt(var + eps) * weight + bias`` of ``x [n, t, c]``.
 
-    ``mean`` and ``var`` are what ``merge`` makes of the channels' own moments. Those are taken about each channel's
-    own mean, so a large mean costs no digits. Half precision is computed in float32 and rounded once.
+    ``mean`` and ``var`` are what ``merge`` makes of the channels' own moments, which half precision has in float32.
+    The result is rounded once.
     """
-    if x.device.type == "cpu" and not (is_watched(x, weight) or torch.compiler.is_compiling()):
+    plain = is_watched(x, weight) or torch.compiler.is_compiling()
+    if x.device.type == "cpu" and not plain:
         return _as_batch_norm(x, merge, weight, bias, eps)
     dtype = torch.promote_types(x.dtype, torch.float32)
-    own_mean = x.mean(dim=1, keepdim=True, dtype=dtype)
-    parts = Parts(x, dim=1, growth=4 * dtype.itemsize / x.itemsize)
-    # Gradients want one centred copy; many parts are centred twice, so that it is never held as a whole.
-    only = x - own_mean if len(parts) == 1 else None
-
-    def centred(some: slice) -> Tensor:
-        return x[:, some] - own_mean if only is None else only
-
-    own_var = torch.stack([centred(some).square().sum(dim=1) for some in parts]).sum(0) / x.shape[1]
-    mean, var = merge(own_mean[:, 0], own_var)
-    scale = (torch.rsqrt(var + eps) * weight.to(dtype))[:, None]
-    shift = (own_mean - mean[:, None]) * scale + bias.to(dtype)
-    for some in parts:
-        parts.keep(torch.addcmul(shift, centred(some), scale).to(x.dtype))
-    return parts.result
+    mixes = x.device.type in MIXING and not plain
+    if mixes and x.dtype != dtype:
+        own_mean = x.mean(dim=1, dtype=dtype)
+        own_var = torch.var(x, dim=1, correction=0, out=torch.empty_like(own_mean))
+    else:
+        own_var, own_mean = torch.var_mean(x.to(dtype), dim=1, correction=0)
+    mean, var = merge(own_mean, own_var)
+    scale = torch.rsqrt(var + eps) * weight.to(dtype)
+    shift = bias.to(dtype) - mean * scale
+    if mixes:
+        return torch.addcmul(shift[:, None], x, scale[:, None], out=torch.empty_like(x))
+    return torch.addcmul(shift[:, None], x.to(dtype), scale[:, None]).to(x.dtype)
 
 
 def _as_batch_norm(x: Tensor, merge: Merge, weight: Tensor, bias: Tensor, eps: float) -> Tensor:

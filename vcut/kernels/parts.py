@@ -14,6 +14,9 @@ PART_BYTES = {"cpu": 16 << 20}
 LARGEST_PART_BYTES = 128 << 20
 """Size of a part everywhere else: enough to keep a GPU busy. A tensor on the meta device counts as a GPU's."""
 
+MOST_ON_META: int | None = 2
+"""Number of parts on the meta device. Nothing is computed there, and two parts hold what all hold in turn."""
+
 
 class Parts:
     """The parts of ``x`` along one axis, as slices, and the result that they make together.
@@ -50,21 +53,31 @@ class Parts:
             return iter((slice(None),))
         starts = range(0, self._slices, self._at_a_time)
         slices = [slice(i, min(i + self._at_a_time, self._slices)) for i in starts]
-        # on the meta device nothing is computed, and two parts hold what all hold in turn
-        return iter(slices[:2] if self._on_meta else slices)
+        return iter(slices[:MOST_ON_META] if self._on_meta else slices)
 
     def keep(self, result: Tensor) -> None:
         """Put the next part's ``result`` in its place."""
         if len(self) == 1:
             self._result = result
-            return
+        else:
+            self._place(result).copy_(result)
+
+    def keep_sum(self, x: Tensor, y: Tensor) -> None:
+        """Put ``x + y`` of the next part in its place, where it is computed: no copy."""
+        if len(self) == 1:
+            self._result = x + y
+        else:
+            torch.add(x, y, out=self._place(x))
+
+    def _place(self, like: Tensor) -> Tensor:
+        """The next part of the result, of the shape of ``like``."""
         if self._result is None:
-            shape = list(result.shape)
+            shape = list(like.shape)
             shape[self._dim] = self._slices
-            self._result = result.new_empty(shape)
-        count = result.shape[self._dim]
-        self._result.narrow(self._dim, self._done, count).copy_(result)
+            self._result = like.new_empty(shape)
+        start, count = self._done, like.shape[self._dim]
         self._done += count
+        return self._result.narrow(self._dim, start, count)
 
     @property
     def result(self) -> Tensor:

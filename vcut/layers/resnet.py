@@ -42,8 +42,7 @@ class SpatialResnet(nn.Module):
             if shift is not None:
                 h = h + shift[:, some]
             h = self.conv_2(F.silu(self.norm_2(h), inplace=True))
-            h = (frames[:, some] if self.skip is None else self.skip(frames[:, some])) + h
-            parts.keep(h)
+            parts.keep_sum(frames[:, some] if self.skip is None else self.skip(frames[:, some]), h)
             del h  # it would live on while the next part is computed
         return parts.result[0].unflatten(0, x.shape[:2])
 

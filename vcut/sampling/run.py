@@ -209,10 +209,8 @@ def _run(
 
 def _fresh_noise(x: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     """Unit noise of x's shape, one draw per clip, in float32 so that x's dtype does not change it."""
-    clips = [
-        torch.randn(x.shape[1:], generator=g, device=g.device, dtype=torch.float32).to(x) for g in generators
-    ]
-    return torch.stack(clips)
+    clips = [torch.randn(x.shape[1:], generator=g, device=g.device, dtype=torch.float32) for g in generators]
+    return torch.stack(clips).to(x)  # one copy, for which the host may wait
 
 
 def _in_place_of(x: Tensor, given: Tensor, step: Step) -> Tensor:

@@ -78,7 +78,7 @@ def self_attention(norm: nn.LayerNorm, attn: SelfAttention, x: Tensor) -> Tensor
     parts = Parts(tokens, dim=1 if over_space else 2, growth=4)
     for some in parts:
         part = tokens[:, some] if over_space else tokens[:, :, some]
-        parts.keep(part + attn(norm(part)))
+        parts.keep_sum(part, attn(norm(part)))
     return parts.result.view(x.shape)
 
 
@@ -87,7 +87,7 @@ def feed_forward(norm: nn.LayerNorm, ff: FeedForward, x: Tensor) -> Tensor:
     tokens = x.flatten(0, 2)
     parts = Parts(tokens, growth=8)
     for some in parts:
-        parts.keep(tokens[some] + ff(norm(tokens[some])))
+        parts.keep_sum(tokens[some], ff(norm(tokens[some])))
     return parts.result.view(x.shape)
 
 

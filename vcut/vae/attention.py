@@ -36,7 +36,6 @@ class FrameAttention(nn.Module):
             frames = x[:, some]
             tokens = self.norm(frames).flatten(2, 3).flatten(0, 1)[:, None]  # [b*f, one head, h*w, c]
             y = F.scaled_dot_product_attention(self.to_q(tokens), self.to_k(tokens), self.to_v(tokens))
-            y = frames + self.to_out(y).view(frames.shape)
-            parts.keep(y)
+            parts.keep_sum(frames, self.to_out(y).view(frames.shape))
             del tokens, y
         return parts.result

@@ -1,0 +1,96 @@
+"""A run is fitted into a given memory: equal output first, nothing taken back, and no more than it says."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from micro import MICRO
+
+from vcut import cli
+from vcut.analysis.fit import WORKSPACE, Way, fit, peak
+from vcut.config import PRESETS
+from vcut.settings import Run, Settings, resolve
+
+pytestmark = pytest.mark.slow  # every form is run on the meta device
+
+GIB = 2**30
+ASKED = Way(offload=False, sequential=False, decode_dtype=torch.float32, decode_chunk=14)
+LARGE = dataclasses.replace(MICRO, frames=16, height=512, width=512)
+HALF = {"dtype": torch.float16, "vae_dtype": torch.float32}
+PICTURE = str(Path(__file__).parents[2] / "examples" / "disc.png")
+
+
+def run(**settings: object) -> Run:
+    return resolve(Settings(**settings), LARGE, PRESETS["lossless"])  # type: ignore[arg-type]
+
+
+def test_with_enough_memory_nothing_is_changed() -> None:
+    way = fit(LARGE, run(), ASKED, 100 * GIB, **HALF)
+    assert dataclasses.replace(way, peak=0) == ASKED
+    assert way.differs(ASKED) == "everything as asked"
+
+
+def test_with_too_little_the_least_is_found_and_said() -> None:
+    way = fit(LARGE, run(), ASKED, 1, **HALF)
+    assert (
+        way.offload
+    )  # what takes most then is encoding, and further steps would change the output for nothing
+    assert way.decode_dtype == torch.float16
+    assert way.decode_chunk is not None
+    assert way.decode_chunk < 14
+    assert all(word in way.differs(ASKED) for word in ("offloaded", "float16", f"{way.decode_chunk} frames"))
+    assert way.peak > WORKSPACE
+
+
+@pytest.mark.parametrize("tenths", range(0, 61, 6))
+def test_less_memory_takes_no_less_from_the_output(tenths: int) -> None:
+    most, least = (fit(LARGE, run(), ASKED, budget, **HALF).peak for budget in (100 * GIB, 1))
+    budget = least + (most - least) * tenths // 60
+    way, roomier = (
+        fit(LARGE, run(), ASKED, size, **HALF) for size in (budget, budget + (most - least) // 10)
+    )
+    assert way.peak <= budget
+    assert (roomier.decode_chunk or 99) >= (way.decode_chunk or 99)
+    if (way.decode_dtype, way.decode_chunk) == (ASKED.decode_dtype, ASKED.decode_chunk):
+        assert (roomier.decode_dtype, roomier.decode_chunk) == (way.decode_dtype, way.decode_chunk)
+
+
+def test_what_was_asked_for_is_not_taken_back() -> None:
+    asked = dataclasses.replace(ASKED, offload=True, sequential=True, decode_chunk=2)
+    for budget in (100 * GIB, 1):
+        way = fit(LARGE, run(), asked, budget, **HALF)
+        assert way.offload
+        assert way.sequential
+        assert (way.decode_chunk or 99) <= 2
+    assert not fit(LARGE, run(), ASKED, 1, may_offload=False, **HALF).offload
+
+
+def test_a_run_without_guidance_is_sequential_already() -> None:
+    one = run(guidance=(1.0, 1.0))
+    ways = (dataclasses.replace(ASKED, offload=True, sequential=s) for s in (False, True))
+    alone, together = (peak(LARGE, one, way, torch.float16, torch.float32) for way in ways)
+    assert alone == together
+
+
+def test_the_command_says_what_it_chose(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [
+        "generate",
+        PICTURE,
+        "-o",
+        str(tmp_path / "a.gif"),
+        "--steps",
+        "1",
+        "--seed",
+        "0",
+        "--device",
+        "cpu",
+    ]
+    assert cli.main([*words, "--memory", "4"]) == 0
+    assert "of 4.0 GiB: everything as asked" in capsys.readouterr().out
+    assert cli.main([*words, "--overwrite", "--memory", "0.2"]) == 2
+    assert "the least that this run takes" in capsys.readouterr().err
+    assert cli.main([*words, "--overwrite", "--memory", "auto"]) == 2
+    assert "give a number of GiB" in capsys.readouterr().err
