@@ -51,7 +51,7 @@ WAYS = ("eager", "per block", "whole", "cuda graphs")
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured: a model, where, in which number types, and for how long."""
+    """Settings of a measurement: a model, where, in which number types, and for how long."""
 
     device: str
     model: str = "svd-xt"
@@ -149,7 +149,7 @@ def compiled(unet: nn.Module, way: str, backend: str) -> None:
 
 
 def equality(bench: Bench) -> Result:
-    """How far the tiny model's clip on the device is from that on the CPU, largest difference of pixels in 0..1."""
+    """Largest difference of the tiny model's clip on the device from that on the CPU, of pixels in 0..1."""
     picture = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
     found: Result = {}
     for preset in PRESETS:

@@ -1,4 +1,4 @@
-"""How a run fits into a given memory: what is offloaded, run one after the other, or decoded in parts.
+"""Fitting a run into a given memory: what is offloaded, run one after the other, or decoded in parts.
 
 The peaks are those of :mod:`vcut.analysis.memory`, taken before any weight is loaded. To each comes what no tensor
 holds: a tenth for the fragments of the allocator and :data:`WORKSPACE` for the kernels.
@@ -40,7 +40,7 @@ class Way:
     peak: int = 0
 
     def differs(self, other: Way) -> str:
-        """What was changed to come here from ``other``, and what that does."""
+        """Words for what was changed to come here from ``other``, and what that does."""
         says = {
             "offload": "networks are offloaded (equal output)",
             "sequential": "guidance branches run one after the other (equal output)",
@@ -132,7 +132,7 @@ def _decoding(config: VAEConfig, dtype: torch.dtype, chunk: int, height: int, wi
 
 
 def table(config: SVDConfig, run: Run, gib: tuple[int, ...] = (8, 12, 16, 24)) -> Table:
-    """What fits on cards of so many GiB, of which a tenth is left to the driver and the desktop."""
+    """Table of what fits on cards of so many GiB, of which a tenth is left to the driver and the desktop."""
     asked = Way(False, False, torch.float32, run.settings.decode_chunk)
     rows = []
     for size in gib:
