@@ -152,13 +152,13 @@ def equality(bench: Bench) -> Result:
     """Largest difference of the tiny model's clip on the device from that on the CPU, of pixels in 0..1."""
     picture = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
     found: Result = {}
-    for preset in PRESETS:
+    for preset in PRESETS.values():
         run: dict[str, Any] = dict(steps=6, cut=4, seed=0)
         expected = vcut.load(preset=preset, device="cpu").generate(picture, **run)
         for dtype in ("float32", *bench.settings.dtypes):
             tiny = vcut.load(preset=preset, device=bench.device, dtype=DTYPES[dtype])
             got = tiny.generate(picture, **run).cpu()
-            found[f"{preset} {dtype}"] = float((got - expected).abs().max())
+            found[f"{preset.name} {dtype}"] = float((got - expected).abs().max())
     return found
 
 
