@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from weights_samples import random_model, sgm_file
 
 from weights_tools import cli
-from weights_tools.command import stoppable
+from weights_tools.command import Parser, run, stoppable
 from weights_tools.errors import ConfigError
 from weights_tools.tensor_file import save
 
@@ -191,3 +191,19 @@ def test_fold_takes_presets_and_modes(text: str, modes: tuple[object, object]) -
 def test_fold_refuses_anything_else(text: str) -> None:
     with pytest.raises(ConfigError, match="--fold takes"):
         cli.parse_fold(text)
+
+
+def test_a_bug_is_raised_and_what_is_explained_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def broken(args: object) -> None:
+        raise RuntimeError("a bug")
+
+    def parser() -> Parser:
+        made = Parser(prog="prog")
+        made.set_defaults(run=broken)
+        return made
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        run(parser, "prog", [])
+    assert run(parser, "prog", [], explain=lambda error: f"{error}, explained") == 2
+    assert capsys.readouterr().err == "prog: error: a bug, explained\n"
+    assert run(parser, "prog", ["--help"]) == 0
