@@ -13,6 +13,7 @@ import copy
 import dataclasses
 import inspect
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any
 
 import torch
@@ -66,11 +67,17 @@ class GuidanceStop:
         return dataclasses.replace(self, owner=memo.get(id(self.owner), self.owner))
 
     def install(self, module: nn.Module) -> tuple[RemovableHandle, RemovableHandle]:
-        """Put the hooks around ``module``; the handles take them away."""
-        before = module.register_forward_pre_hook(self.before, with_kwargs=True)
-        return before, module.register_forward_hook(self.behind, with_kwargs=True)
+        """Put the hooks around ``module``, where torch's compiler does not look; the handles take them away."""
+        # not as a decorator, which would load the compiler with this module; methods, for they are copied with self
+        before, behind = (
+            MethodType(torch.compiler.disable(hook), self)
+            for hook in (GuidanceStop.before, GuidanceStop.behind)
+        )
+        return (
+            module.register_forward_pre_hook(before, with_kwargs=True),
+            module.register_forward_hook(behind, with_kwargs=True),
+        )
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def before(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
         """Take the unconditional half off the arguments of a guided call from the cut step on.
 
@@ -83,7 +90,6 @@ class GuidanceStop:
             return None
         return (), Halved({name: self._half(name, value) for name, value in call.items()})
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def behind(self, _: nn.Module, __: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """Return the output of a halved call for both halves."""
         return _doubled(output) if isinstance(kwargs, Halved) else None
