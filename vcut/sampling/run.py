@@ -227,8 +227,8 @@ def _in_place_of(x: Tensor, given: Tensor, step: Step) -> Tensor:
 def _check_finite(x: Tensor, step: Step, steps: int, sigma: float) -> None:
     """Raise :class:`NotFiniteError` if the latents hold NaN or infinity.
 
-    This is the loop's only wait for the device: one bool a step, after one or two passes of a large network. It
-    delays the next step's first kernels a little; a black clip would cost the whole run.
+    But for fresh noise this is the loop's only wait for the device: one bool a step, after one or two passes of a
+    large network. It delays the next step's first kernels a little; a black clip would cost the whole run.
     """
     if not torch.isfinite(x).all():
         raise NotFiniteError(
