@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from vcut.errors import CheckpointError, ConfigError
 from vcut.loading import find, random_model
 from weights_tools.cli import main as weights
 from weights_tools.remap import to_layout
-from weights_tools.structure import LAYOUTS, Layout
+from weights_tools.structure import Layout
 from weights_tools.tensor_file import save
 
 
@@ -35,6 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@functools.cache
 def tuned(config: SVDConfig = MICRO) -> dict[str, Tensor]:
     return random_model(config, preset="baseline", seed=5).unet.state_dict()
 
@@ -59,10 +61,12 @@ def is_tuned(pipe: vcut.Pipeline, config: SVDConfig = MICRO) -> None:
 
 
 PREFIXES = ["", "unet.", "module.", "_orig_mod.", "module.unet._orig_mod."]
+NAMES = [("diffusers", prefix) for prefix in PREFIXES] + [
+    (layout, PREFIXES[-1]) for layout in ("sgm", "vcut")
+]
 
 
-@pytest.mark.parametrize("prefix", PREFIXES, ids=lambda text: text or "bare")
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("layout", "prefix"), NAMES)
 def test_any_names_over_a_base(tmp_path: Path, folder: Path, layout: Layout, prefix: str) -> None:
     if layout == "sgm":
         prefix = prefix.replace("unet.", "model.diffusion_model.")
