@@ -337,7 +337,9 @@ def main(words: list[str] | None = None) -> None:
     args = parser.parse_args(words)
     settings = dataclasses.replace(default, device=args.device, minutes=args.minutes)
     if args.quick:
-        settings = dataclasses.replace(settings, model="tiny", steps=3, rounds=1, backend="eager")
+        settings = dataclasses.replace(
+            settings, model="tiny", dtypes=("float16",), steps=3, rounds=1, backend="eager"
+        )
     elif torch.device(args.device).type == "cpu":
         parser.error("the published size takes hours on a CPU: --quick takes the tiny model")
     run(Bench(settings, args.out))

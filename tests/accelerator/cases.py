@@ -6,6 +6,7 @@ There are no GPU kernels here: see :mod:`stand_in`.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from typing import Any
 
@@ -23,7 +24,7 @@ from vcut.pipeline import Pipeline
 from vcut.sampling import Branch, Churn, linear, plan, precondition, sample
 
 DEVICE = torch.device(NAME, 0)
-SETTINGS: dict[str, Any] = dict(steps=3, cut=3, seed=1)
+SETTINGS: dict[str, Any] = dict(steps=3, cut=3, frames=3, seed=1)
 ROUNDING = {torch.float32: 5e-4, torch.float16: 3e-2, torch.bfloat16: 2e-1}
 """Largest difference of two ways of computing a pixel in 0..1: on the CPU vcut has kernels of its own for attention
 and norms."""
@@ -34,6 +35,7 @@ def picture(n: int | None = None) -> Tensor:
     return drawn if n else drawn[0]
 
 
+@functools.cache
 def both(preset: str = "vcut", dtype: torch.dtype = torch.float32) -> tuple[Pipeline, Pipeline]:
     """The same model on the CPU and on the device."""
     return micro(preset, dtype=dtype), micro(preset, dtype=dtype).to(NAME)
@@ -110,7 +112,14 @@ def test_a_step_waits_for_the_device_as_often_as_it_says(sampler: str) -> None:
     seen: list[int] = []
     with waits() as names:
         device.generate(
-            picture(), steps=4, cut=3, seed=1, clips=2, callback=lambda _: seen.append(len(names)), **churn
+            picture(),
+            steps=4,
+            cut=3,
+            frames=2,
+            seed=1,
+            clips=2,
+            callback=lambda _: seen.append(len(names)),
+            **churn,
         )
     steps = [after - before for before, after in itertools.pairwise(seen[:-1])]
     assert steps == [WAITS_A_STEP[sampler]] * 2
