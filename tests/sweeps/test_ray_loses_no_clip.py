@@ -26,15 +26,15 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the ray extra"),
 ]
 
-PICTURES, CLIPS = 8, 8 * 2 * 2
+PICTURES, CLIPS = 40, 40 * 2 * 3
 
 
 def words(folder: Path, out: str, *options: str) -> list[str]:
-    """A sweep's command: one small frame a clip in two settings."""
+    """A sweep's command: one small frame a clip in three settings."""
     return [
         *("sweep", str(folder / "pictures"), "-o", str(folder / out)),
-        *("--preset", "baseline", "--preset", "vcut", "--cut", "1", "--clips", "2", "--threads", "1"),
-        *("--steps", "1", "--frames", "1", "--size", "16x16", "--device", "cpu", *options),
+        *("--preset", "baseline", "--preset", "vcut", "--cut", "1", "--cut", "2", "--clips", "2"),
+        *("--steps", "1", "--frames", "1", "--size", "16x16", "--threads", "1", "--device", "cpu", *options),
     ]
 
 
@@ -93,12 +93,12 @@ def test_killed_workers_and_a_killed_sweep_leave_the_frames_of_one_process(
     # a cluster that is there is joined, and its workers end with the sweep that they are for
     address = cluster.ray.get_runtime_context().gcs_address
     with start(words(tmp_path, "RAY", "--ray", address, "--cpus-per-worker", "1")) as process:
-        wait_for_clips(process, 5)
+        wait_for_clips(process, CLIPS // 3)
         process.kill()
     left = len(manifest.read(tmp_path / "RAY"))
-    assert 5 <= left < CLIPS
+    assert CLIPS // 3 <= left < CLIPS
     with start(words(tmp_path, "RAY", "--ray", "--cpus-per-worker", "1")) as process:
-        wait_for_clips(process, 3)
+        wait_for_clips(process, CLIPS // 3)
         os.kill(workers_of(process)[0], signal.SIGKILL)
         said, _ = process.communicate()
     assert process.returncode == 0, said
