@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from ranks import results_of, run
 
+import vcut
 from vcut import cli
 from vcut.parallel import world
 
@@ -53,10 +55,15 @@ def _kill_in_the_second_call() -> None:
 
 @pytest.mark.slow
 def test_rank_0_writes_the_clip_of_one_process_and_the_others_say_nothing(tmp_path: Path) -> None:
+    tuned = vcut.load_unet("tiny", device="cpu")  # a UNet of its own, which every process has to load
+    with torch.no_grad():
+        tuned.conv_out.weight.neg_()
+    vcut.save(tuned, tmp_path / "tuned.safetensors")
     frames = {}
     for size in (1, 2):
         path = tmp_path / str(size)
         words = (str(PICTURE), "-o", str(path), "--seed", "3", "--steps", "2", "--cut", "2")
+        words += ("--unet", str(tmp_path / "tuned.safetensors"))
         (code, out, err), *others = results_of(size, command, *words)
         assert (code, others) == (0, [(0, "", "")] * (size - 1))
         assert "seed     3" in out

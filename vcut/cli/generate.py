@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from vcut.cli import lines, models, options, values
-from vcut.config import choose_preset
+from vcut.config import SVDConfig, choose_preset
 
 if TYPE_CHECKING:
     from vcut.loading import Found
@@ -57,7 +57,7 @@ def _generate(args: argparse.Namespace, shared: Callable[[Pipeline], Pipeline]) 
     from vcut.settings import resolve
     from vcut.sweeps import jobs, runner
 
-    model, config = options.configuration(args.model, unet=args.unet, **models.source(args))
+    model, config = _model(args)
     settings = options.settings(args, config)
     run = resolve(settings, config, choose_preset(args.preset, args.tca, args.sca))
     models.warn_beyond([run], config)
@@ -79,6 +79,11 @@ def _generate(args: argparse.Namespace, shared: Callable[[Pipeline], Pipeline]) 
     runner.make_clips(work, run, outputs, load, say=say, warn=lines.warn, progress=not args.quiet)
 
 
+def _model(args: argparse.Namespace) -> tuple[str | Found, SVDConfig]:
+    """The model that ``args`` ask for, the same in every process, and its configuration."""
+    return options.configuration(args.model, unet=args.unet, **models.source(args))
+
+
 def _load(args: argparse.Namespace, model: str | Found, device: str | None, run: Run, seed: int) -> Pipeline:
     """Load the model, and say what was loaded and what it will do."""
     pipe = models.load(args, model, device, run.preset)
@@ -92,7 +97,7 @@ def _load(args: argparse.Namespace, model: str | Found, device: str | None, run:
 def _load_beside(args: argparse.Namespace) -> Pipeline:
     """Load the model for a process that writes and says nothing."""
     preset = choose_preset(args.preset, args.tca, args.sca)
-    model, _ = options.configuration(args.model, **models.source(args))
+    model, _ = _model(args)
     return models.load(args, model, models.device(args), preset, introduce=False)
 
 
