@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from micro import MICRO
+from model_files import write
 from sweep_stub import Stub, make_pictures
 
 from vcut import cli
+from vcut.loading import random_model
 from vcut.sweeps import manifest, sweep
+from weights_tools.tensor_file import save
 
 
 @pytest.fixture
@@ -82,6 +86,29 @@ def test_presets_and_cuts_are_compared_with_the_same_seeds(
         "baseline/picture 0-0.mp4 is of another sweep: its steps is 20, asked for is 21"
         in capsys.readouterr().err
     )
+
+
+def test_a_fine_tuned_unet_is_recorded_and_another_one_is_of_another_sweep(
+    loaded: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, tuned = random_model(MICRO, seed=0), random_model(MICRO, preset="baseline", seed=1).unet
+    write(base, Path("base.safetensors"))
+    for name in ("one", "two"):
+        save(Path(f"{name}.safetensors"), tuned.state_dict(), {"name": name})
+    words = ("--model", "base.safetensors", "--preset", "baseline", "--steps", "2")
+    one, two = ((*words, "--unet", f"{name}.safetensors") for name in ("one", "two"))
+    assert vcut_sweep(*one) == 0
+    whole, records = manifest.read_sweep(Path("OUT")), manifest.read(Path("OUT"))
+    assert whole is not None
+    assert {whole.unet, *(record.unet for record in records)} == {"one.safetensors"}
+    files = [Path("base.safetensors"), Path("one.safetensors")]
+    assert {record.weights_sha256 for record in records} == {sweep.weights_sha256(files)}
+    capsys.readouterr()
+    for other in (two, words):
+        assert vcut_sweep(*other) == 2
+        assert "baseline/picture 0-0.mp4 is of another sweep: its weights is " in capsys.readouterr().err
+    assert vcut_sweep(*one) == 0
+    assert "3 of them there already" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from vcut.cli import lines, models, options, values
-from vcut.config import SVDConfig, choose_preset
+from vcut.config import choose_preset
 
 if TYPE_CHECKING:
     from vcut.loading import Found
@@ -57,7 +57,7 @@ def _generate(args: argparse.Namespace, shared: Callable[[Pipeline], Pipeline]) 
     from vcut.settings import resolve
     from vcut.sweeps import jobs, runner
 
-    model, config = _model(args)
+    model, config = options.configuration(args.model, **models.source(args))
     settings = options.settings(args, config)
     run = resolve(settings, config, choose_preset(args.preset, args.tca, args.sca))
     models.warn_beyond([run], config)
@@ -79,11 +79,6 @@ def _generate(args: argparse.Namespace, shared: Callable[[Pipeline], Pipeline]) 
     runner.make_clips(work, run, outputs, load, say=say, warn=lines.warn, progress=not args.quiet)
 
 
-def _model(args: argparse.Namespace) -> tuple[str | Found, SVDConfig]:
-    """The model that ``args`` ask for, the same in every process, and its configuration."""
-    return options.configuration(args.model, unet=args.unet, **models.source(args))
-
-
 def _load(args: argparse.Namespace, model: str | Found, device: str | None, run: Run, seed: int) -> Pipeline:
     """Load the model, and say what was loaded and what it will do."""
     pipe = models.load(args, model, device, run.preset)
@@ -97,7 +92,7 @@ def _load(args: argparse.Namespace, model: str | Found, device: str | None, run:
 def _load_beside(args: argparse.Namespace) -> Pipeline:
     """Load the model for a process that writes and says nothing."""
     preset = choose_preset(args.preset, args.tca, args.sca)
-    model, _ = _model(args)
+    model, _ = options.configuration(args.model, **models.source(args))
     return models.load(args, model, models.device(args), preset, introduce=False)
 
 
@@ -146,12 +141,6 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
     group = parser.add_argument_group("model")
     models.add_model(group)
-    group.add_argument(
-        "--unet",
-        type=values.path,
-        metavar="PATH",
-        help="file or folder with a fine-tuned UNet that takes the place of the model's (default: the model's own)",
-    )
     options.add_preset(group)
 
     group = parser.add_argument_group("sampling")

@@ -30,6 +30,12 @@ def add_model(group: argparse._ArgumentGroup) -> None:
         metavar="NAME|PATH",
         help=f"{options.MODELS} (default: tiny)",
     )
+    group.add_argument(
+        "--unet",
+        type=values.path,
+        metavar="PATH",
+        help="file or folder with a fine-tuned UNet that takes the place of the model's (default: the model's own)",
+    )
     add_source(group)
 
 
@@ -46,7 +52,8 @@ def add_source(group: argparse._ArgumentGroup | argparse.ArgumentParser) -> None
 
 def source(args: argparse.Namespace) -> dict[str, Any]:
     """Keywords of :func:`vcut.loading.find`."""
-    return {"variant": args.variant, "revision": args.revision, "ignore_unknown": args.ignore_unknown}
+    names = ("unet", "variant", "revision", "ignore_unknown")
+    return {name: getattr(args, name) for name in names if name in args}
 
 
 def add_speed(parser: argparse.ArgumentParser) -> None:

@@ -112,6 +112,7 @@ def _make(
         model, weights = _weights(model, args, say)
     asked = manifest.Sweep(
         model=args.model,
+        unet=args.unet and str(args.unet),
         weights_sha256=weights,
         dtypes=_dtypes(args, device),
         threads=args.threads or (old and old.threads) or args.cpus_per_worker or torch.get_num_threads(),
@@ -209,7 +210,7 @@ def _weights(model: str | Found, args: argparse.Namespace, say: lines.Say) -> tu
     from vcut import loading
     from vcut.sweeps import sweep
 
-    found = loading.find(model, variant=args.variant) if isinstance(model, str) else model
+    found = loading.find(model, **models.source(args)) if isinstance(model, str) else model
     files = found.checkpoint.files
     size = sum(file.stat().st_size for file in files)
     if size > 1e9:

@@ -111,6 +111,7 @@ def make_clip(pipe: Pipeline, task: Task, sweep: Sweep, out: Path, latents: bool
         preset=run.preset.name,
         settings=run.settings.to_dict(),
         model=sweep.model,
+        unet=sweep.unet,
         weights_sha256=sweep.weights_sha256,
         versions={"vcut": __version__, "torch": torch.__version__, "python": platform.python_version()},
         device=f"{device}{gpu}",

@@ -50,6 +50,8 @@ class Sweep:
     settings: dict[str, dict[str, Any]]
     # paths by name
     images: dict[str, str]
+    # path of the UNet that took the place of the model's own, if one did; its tensors are in the hash
+    unet: str | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,8 @@ class Record:
     frames_sha256: str
     # file of the sampler's last latents, relative to the sweep's folder, if they were kept
     latents: str | None = None
+    # as Sweep.unet
+    unet: str | None = None
     # UTC, as 2026-01-31T23:59:59.123456+00:00: of two records of a clip the later one counts
     finished: str = ""
 
