@@ -18,6 +18,7 @@ from weights_tools.model import (
     UNetConfig,
     VAEConfig,
     check_mode,
+    number,
     whole_number,
 )
 
@@ -42,6 +43,7 @@ __all__ = [
     "VAEConfig",
     "check_mode",
     "choose_preset",
+    "number",
     "whole_number",
 ]
 

@@ -17,7 +17,17 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from vcut.config import LARGEST, Defaults, Fit, Preset, Sampler, SigmaName, SVDConfig, whole_number
+from vcut.config import (
+    LARGEST,
+    Defaults,
+    Fit,
+    Preset,
+    Sampler,
+    SigmaName,
+    SVDConfig,
+    number,
+    whole_number,
+)
 from vcut.errors import ConfigError, UnknownSettingError
 from vcut.sampling import (
     MEAN,
@@ -167,7 +177,7 @@ class Settings:
             self._keep(name, _optional_whole(name, getattr(self, name)))
         self._keep("steps", whole_number("steps", self.steps, most=LARGEST))
         self._keep("motion_bucket", _optional_whole("motion_bucket", self.motion_bucket, least=0))
-        self._keep("noise_aug", _strength("noise_aug", self.noise_aug))
+        self._keep("noise_aug", number("noise_aug", self.noise_aug, 0, LARGEST))
         if not (isinstance(self.fit, str) and self.fit in get_args(Fit)):
             raise ConfigError(f"fit must be one of {', '.join(get_args(Fit))}, got {self.fit!r}")
         if not isinstance(self.sigmas, str):
@@ -414,22 +424,12 @@ def _optional_whole(name: str, value: object, least: int = 1) -> int | None:
     return None if value is None else whole_number(name, value, least, LARGEST)
 
 
-def _strength(name: str, value: Any) -> float:
-    try:
-        number = math.nan if isinstance(value, str | bytes | bool) else float(value)
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        number = math.nan
-    if not 0 <= number <= LARGEST:
-        raise ConfigError(f"{name} must be a number from 0 to {LARGEST}, got {value!r}")
-    return number
-
-
 def _interval(levels: Any) -> tuple[float, float]:
     try:
         low, high = levels
     except (TypeError, ValueError):
         raise ConfigError(f"guidance_interval must be two noise levels, got {levels!r}") from None
-    low, high = (_strength("guidance_interval", level) for level in (low, high))
+    low, high = (number("guidance_interval", level, 0, LARGEST) for level in (low, high))
     if low > high:
         raise ConfigError(f"guidance_interval must be the lowest noise level and the highest, got {levels!r}")
     return low, high
@@ -474,17 +474,11 @@ def _scale(guidance: Any) -> Scale:
 
 def _churn(churn: Any) -> Churn:
     try:
-        given = dataclasses.asdict(churn) if isinstance(churn, Churn) else dict(churn)
-        made = Churn(**{name: _churn_number(name, value) for name, value in given.items()})
+        return churn if isinstance(churn, Churn) else Churn(**dict(churn))
+    except ConfigError:
+        raise
     except (TypeError, ValueError):
         raise ConfigError(f"churn must be a vcut.sampling.Churn or have its fields, got {churn!r}") from None
-    if math.isinf(made.s_tmin):
-        raise ConfigError(f"s_tmin must be finite: {made}")
-    return made
-
-
-def _churn_number(name: str, value: Any) -> float:
-    return math.inf if name == "s_tmax" and value == math.inf else _strength(name, value)
 
 
 def check_seed(value: Any) -> int:
@@ -503,7 +497,7 @@ def _plain(name: str, value: Any) -> Any:
     if isinstance(value, Ramp):
         return dataclasses.asdict(value)
     if isinstance(value, Churn):
-        return {key: number for key, number in dataclasses.asdict(value).items() if math.isfinite(number)}
+        return {key: each for key, each in dataclasses.asdict(value).items() if math.isfinite(each)}
     if isinstance(value, Branch):
         return value._asdict()
     if isinstance(value, tuple):

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import operator
+import sys
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -35,11 +37,35 @@ def whole_number(what: str, value: object, least: int = 1, most: int | None = No
     )
     try:
         number = None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError):
         number = None
     if number is None or number < least or (most is not None and number > most):
         raise ConfigError(f"{what} must be {wanted}, got {value!r:.300}")
     return number
+
+
+_LARGEST_FLOAT = sys.float_info.max
+
+
+def number(what: str, value: Any, least: float = -_LARGEST_FLOAT, most: float = _LARGEST_FLOAT) -> float:
+    """``value`` as a float, whatever type of number it has. Infinity is one if it is ``most``.
+
+    Raises:
+        ConfigError: it is no number, or outside of ``least`` to ``most``.
+    """
+    try:
+        found = math.nan if isinstance(value, str | bytes | bool) else float(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        found = math.nan
+    if not least <= found <= most:
+        bounds = (
+            f"a number from {least:g} to {most:g}"
+            if most < _LARGEST_FLOAT
+            else f"a number of at least {least:g}"
+        )
+        wanted = "a finite number" if least == -_LARGEST_FLOAT else bounds
+        raise ConfigError(f"{what} must be {wanted}, got {value!r:.300}")
+    return found
 
 
 _LARGEST = 1_000_000

@@ -193,7 +193,7 @@ def _functions() -> dict[tuple[str, str, int], list[FunctionType]]:
     """All functions that there are, by file, name and first line."""
     found: dict[tuple[str, str, int], list[FunctionType]] = {}
     for function in gc.get_objects():
-        if isinstance(function, FunctionType):
+        if type(function) is FunctionType:  # isinstance would ask odd objects, some of which then warn
             code = function.__code__
             found.setdefault((code.co_filename, code.co_qualname, code.co_firstlineno), []).append(function)
     return found

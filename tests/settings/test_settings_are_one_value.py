@@ -5,6 +5,9 @@ from __future__ import annotations
 import inspect
 import json
 import math
+from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from hypothesis import strategies as st
 
 import vcut
 from vcut.errors import ConfigError, UnknownSettingError
-from vcut.sampling import Branch, Churn, Ramp, constant, triangle
+from vcut.sampling import Branch, Churn, Ramp, constant, karras_sigmas, triangle
 from vcut.settings import DEFAULTS, NAMES, OTHER_NAMES, SAYS, Settings, check_names
 
 finite = st.floats(allow_nan=False, allow_infinity=False, width=32)
@@ -150,6 +153,33 @@ def test_numbers_of_any_type_become_plain_ones(wrap: Any) -> None:
     assert through_a_file(wrapped.to_dict()) == wrapped.to_dict()
 
 
+@pytest.mark.parametrize("wrap", [np.float64, Fraction, Decimal, torch.tensor])
+def test_samplers_and_schedules_take_numbers_of_any_type(wrap: Any) -> None:
+    """Plain ones are kept: a tensor of one number would round the schedule to its own dtype."""
+    assert torch.equal(karras_sigmas(4, wrap(0.5), wrap(64.0), wrap(7)), karras_sigmas(4, 0.5, 64.0, 7))
+    churn = Churn(wrap(8.0), wrap(0.5), wrap(50), wrap(1))
+    assert all(type(value) is float for value in (churn.s_churn, churn.s_tmin, churn.s_tmax, churn.s_noise))
+    assert churn == Churn(8.0, 0.5, 50.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda odd: Settings(steps=odd),
+        lambda odd: Settings(noise_aug=odd),
+        lambda odd: Ramp(1.0, odd),
+        lambda odd: Churn(odd),
+        lambda odd: Churn(s_tmax=odd),
+        lambda odd: karras_sigmas(4, rho=odd),
+        lambda odd: karras_sigmas(4, sigma_max=odd),
+    ],
+)
+@pytest.mark.parametrize("odd", [torch.ones((), device="meta"), torch.ones(2), 1j, "1", True, None, math.nan])
+def test_what_is_no_number_is_refused(make: Callable[[Any], object], odd: Any) -> None:
+    with pytest.raises(ConfigError, match=r"must be a (finite |whole )?number"):
+        make(odd)
+
+
 def test_sigmas_say_how_many_steps_there_are() -> None:
     assert Settings(sigmas=torch.tensor([9.0, 3.0, 0.0])).steps == 2
     assert Settings(sigmas=(9, 3)).sigmas == (9.0, 3.0, 0.0)
@@ -192,7 +222,7 @@ BAD: list[tuple[str, Any]] = [
     *(("guidance_interval", value) for value in (1.0, (1,), (2, 1), (-1, 2), (0, math.inf), "12", ("a", 1))),
     *(
         ("churn", value)
-        for value in (40, {"s_churn": -1}, {"churn": 1}, Churn(s_tmin=math.inf), {"s_noise": "1"})
+        for value in (40, {"s_churn": -1}, {"churn": 1}, {"s_tmin": math.inf}, {"s_noise": "1"})
     ),
     *(("sequential", value) for value in (1, "yes", None)),
     *(("seed", value) for value in (-1, 2**63, 0.5, "7", [1.5], [2**63], None)),

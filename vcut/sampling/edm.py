@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vcut.errors import ConfigError
+from vcut.config import LARGEST, number
 from vcut.sampling.estimate import Estimate
 
 
@@ -30,10 +30,9 @@ class Churn:
     s_noise: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (0 <= self.s_churn < math.inf and 0 <= self.s_noise < math.inf):
-            raise ConfigError(f"s_churn and s_noise must be finite and not negative: {self}")
-        if not 0 <= self.s_tmin <= self.s_tmax:
-            raise ConfigError(f"expected 0 <= s_tmin <= s_tmax: {self}")
+        for name in ("s_churn", "s_tmin", "s_noise"):
+            object.__setattr__(self, name, number(name, getattr(self, name), 0, LARGEST))
+        object.__setattr__(self, "s_tmax", number("s_tmax", self.s_tmax, self.s_tmin, math.inf))
 
     def gamma(self, sigma: float, steps: int) -> float:
         """The fraction by which the noise level rises at the start of a step from ``sigma``."""

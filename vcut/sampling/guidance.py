@@ -16,6 +16,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from vcut.config import number
 from vcut.errors import ConfigError
 
 Scale = Callable[[int], Tensor | Sequence[float]]
@@ -46,14 +47,7 @@ class Ramp:
                 f"the shape of guidance must be one of {', '.join(get_args(Shape))}, got {self.shape!r}"
             )
         for name in ("minimum", "maximum"):
-            value = getattr(self, name)
-            try:
-                number = float(value)
-            except (TypeError, ValueError, OverflowError):
-                number = math.nan
-            if isinstance(value, str | bytes) or not math.isfinite(number):
-                raise ConfigError(f"the {name} of guidance must be a finite number, got {value!r}")
-            object.__setattr__(self, name, number)
+            object.__setattr__(self, name, number(f"the {name} of guidance", getattr(self, name)))
 
     def __call__(self, frames: int) -> Tensor:
         """The scale of each frame, ``[frames]`` in float64."""

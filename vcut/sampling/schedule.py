@@ -13,7 +13,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from vcut.config import Sampler, SigmaName, whole_number
+from vcut.config import Sampler, SigmaName, number, whole_number
 from vcut.errors import ConfigError
 
 SIGMA_MAX = 700.0
@@ -66,11 +66,13 @@ def karras_sigmas(
         ConfigError: ``steps`` is below 1, ``rho`` is not positive, or not 0 < sigma_min < sigma_max < infinity.
     """
     steps = whole_number("steps", steps)
-    if not 0 < sigma_min < sigma_max < math.inf:
+    sigma_min, sigma_max = number("sigma_min", sigma_min), number("sigma_max", sigma_max)
+    rho = number("rho", rho)
+    if not 0 < sigma_min < sigma_max:
         raise ConfigError(
             f"expected 0 < sigma_min < sigma_max, got sigma_min {sigma_min} and sigma_max {sigma_max}"
         )
-    if not 0 < rho < math.inf:
+    if rho <= 0:
         raise ConfigError(f"rho must be positive, got {rho}")
     ramp = torch.linspace(0, 1, steps, dtype=torch.float64, device="cpu")
     high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
