@@ -106,7 +106,7 @@ INF[0, 0, 0] = np.inf
         (torch.from_numpy(NAN).permute(2, 0, 1), "NaN or infinity"),
         (np.linspace(-1, 1, 72).reshape(4, 6, 3), r"runs from -1 to 1, .*\(x \+ 1\) / 2"),
         (np.linspace(0, 255, 72).reshape(4, 6, 3), "runs from 0 to 255, .*x / 255"),
-        (np.full((4, 6, 3), 1e9), "floats must lie in 0..1$"),
+        *((np.full((4, 6, 3), far), "floats must lie in 0..1$") for far in (1e9, 255.5, -1.5)),
         (np.zeros((4, 6, 5), np.uint8), r"shape \[4, 6, 5\]"),
         (np.zeros((3, 40, 60), np.uint8), "channels come last in an array"),
         (np.zeros(7, np.uint8), r"shape \[7\]"),

@@ -40,6 +40,8 @@ def test_a_folder_with_anything_else_in_it_is_never_replaced(tmp_path: Path) -> 
     for name in ("work", "clip.mp4", "notes"):
         with pytest.raises(OutputExistsError, match="not overwritten"):
             media.write(FRAMES, tmp_path / name, overwrite=True)
+        with pytest.raises(OutputExistsError, match="not overwritten"):
+            media.check_place(tmp_path / name, overwrite=True)
     assert (tmp_path / "work" / "thesis.tex").read_text() == "precious"
 
 
@@ -145,6 +147,8 @@ def test_a_missing_library_is_named_with_its_install_command(
     for loaded in [key for key in sys.modules if key.split(".")[0] == module]:
         monkeypatch.delitem(sys.modules, loaded)
     monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MediaError, match=rf"pip install {package}\b"):
+        media.check_format(tmp_path / name)
     with pytest.raises(MediaError, match=rf"pip install {package}\b"):
         media.write(FRAMES, tmp_path / name)
 

@@ -153,8 +153,9 @@ def test_greys_of_a_pnm(tmp_path: Path, content: bytes, expected: list[float]) -
 
 
 def test_a_dark_picture_of_16_bits_is_no_riddle(tmp_path: Path) -> None:
-    """Older Pillow opens it in mode I, as it does a TIFF whose white nobody knows."""
+    """Pillow may open it in mode I, as it does a TIFF whose white nobody knows."""
     close(pixels(tmp_path, png([[0, 200]], 16, GREY))[0, :, 0], [0, 200 / 65535])
+    close(pixels(tmp_path, b"P5 2 1 65535\n\0\0\0\xc8", ".pgm")[0, :, 0], [0, 200 / 65535])
 
 
 def test_mode_i_that_may_be_8_bits_is_refused() -> None:
@@ -162,6 +163,7 @@ def test_mode_i_that_may_be_8_bits_is_refused() -> None:
     with pytest.raises(MediaError, match="from 0 to 255, and does not say which of them is white"):
         images.pixels(Image.fromarray(values))
     close(images.pixels(Image.fromarray(values * 257))[:, :, 0], values / 255)
+    close(images.pixels(Image.fromarray(values + 1))[:, :, 0], (values + 1) / 65535)
 
 
 MODES = [
