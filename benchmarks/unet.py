@@ -1,8 +1,9 @@
-"""One call of the UNet, in four chapters of the report.
+"""One call of the UNet, in five chapters of the report.
 
-    python -m benchmarks.unet                                       # all four
+    python -m benchmarks.unet                                       # all five
     python -m benchmarks.unet --only unet_call --minutes 20         # vcut's forms beside diffusers
     python -m benchmarks.unet --only scaling --clips 4x256x256      # as the clip grows
+    python -m benchmarks.unet --only avx2                           # the same, on a CPU held to AVX2
     python -m benchmarks.unet --only full_size --dtype float32      # the published size, to the end
     python -m benchmarks.unet --only compiled --clips 8x128x128     # plain, packed, torch.compile
 
@@ -29,7 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.harness import command
-from benchmarks.harness.report import Found, Row
+from benchmarks.harness.report import HELD, Found, Row
 from benchmarks.harness.rounds import Entry, alternate, difference, entry_notes, workers
 from benchmarks.harness.weights import DTYPES, configuration, native, path_size, write_part
 from benchmarks.harness.worker import CONTENDERS, Built
@@ -75,6 +76,7 @@ class Settings:
         emulated: the clip in a dtype that this CPU only emulates; empty leaves the dtype out.
         warm_up: ``same`` warms up with the call itself; ``small``, for long calls, with the smallest clip.
         minutes: for each dtype.
+        held: whether all are held to the instructions of AVX2.
     """
 
     contenders: tuple[str, ...]
@@ -86,6 +88,7 @@ class Settings:
     warm_up: str = "same"
     rounds: int = 3
     minutes: float = 10.0
+    held: bool = False
 
 
 @dataclass(frozen=True)
@@ -171,7 +174,8 @@ def _measured(
         calls.setdefault(turn.caller.process, []).append(turn.call)
     small = settings.warm_up == "small"
     with ExitStack() as stack:
-        processes, _ = workers(stack, MODULE, {name: _build(path, settings, c) for name, c in calls.items()})
+        builds = {name: _build(path, settings, c) for name, c in calls.items()}
+        processes, _ = workers(stack, MODULE, builds, HELD if settings.held else None)
         first = {}
         for _, caller, call in turns:
             if call.way == "compiled":
@@ -324,7 +328,7 @@ def _their_call(unet: Any, config: SVDConfig, call: Call) -> Callable[[], Tensor
 _EVERYONE = ("diffusers", "diffusers-same", *FORMS, "one-branch")
 _FORMER = ("diffusers", "diffusers-same", "lossless")
 _WAYS = ("plain", "packed", "compiled")
-_GROWING = ("2x192x128", "4x192x128", "8x192x128", "4x128x64", "4x320x192")
+_GROWING = ("1x64x64", "4x128x128", "8x192x128", "14x320x192")
 _quick = partial(Settings, clips=("2x64x64",), model="tiny", dtype=("float32",), rounds=1, minutes=1.0)
 
 CHAPTERS = {
@@ -339,6 +343,12 @@ CHAPTERS = {
         run,
         Settings(_FORMER, _GROWING, dtype=("float32",), rounds=2, minutes=8.0),
         _quick(_FORMER, clips=("1x64x64", "2x64x64", "2x64x128")),
+    ),
+    "avx2": command.Chapter(
+        "One call as the clip grows, on a CPU held to AVX2",
+        run,
+        Settings(_FORMER, _GROWING, dtype=("float32",), rounds=2, minutes=8.0, held=True),
+        _quick(_FORMER, clips=("1x64x64", "2x64x64"), held=True),
     ),
     "full_size": command.Chapter(
         "One call at the published size",

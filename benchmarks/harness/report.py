@@ -105,6 +105,7 @@ class Section:
         failed = [f"{name} did not run: `{reason}`" for name, reason in self.missing.items()]
         when = [self.machine.get("date", "date unknown")]
         when += [f"commit {self.machine['commit']}"] if "commit" in self.machine else []
+        when += [self.machine["instructions"]] if "instructions" in self.machine else []
         load = self.machine.get("load average", "?")
         return [*self.notes, *failed, f"`{self.command}`, {', '.join(when)}, load before: {load}."]
 
@@ -140,8 +141,16 @@ def _cells(row: Row, rows: Sequence[Row]) -> dict[str, str]:
     return cells
 
 
-def machine() -> dict[str, str]:
-    """This machine and what is installed, in words."""
+HELD = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
+"""Environment in which torch and its two libraries compute as on a CPU that has AVX2 and no more."""
+
+
+def machine(*, held: bool = False) -> dict[str, str]:
+    """This machine and what is installed, in words; ``held`` where the processes have :data:`HELD`."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    settings = [f"{name}={os.environ[name]}" for name in HELD if name in os.environ]
+    if held:
+        capability, settings = "AVX2", [f"{name}={value}" for name, value in HELD.items()]
     cpu = next(
         (line.split(":", 1)[1].strip() for line in _read("/proc/cpuinfo") if line.startswith("model name")),
         platform.processor() or platform.machine(),
@@ -152,6 +161,7 @@ def machine() -> dict[str, str]:
     pages = " ".join(_read("/sys/kernel/mm/transparent_hugepage/enabled")) or "?"
     return {
         "CPU": f"{cpu} ({', '.join(vectors) or 'vector extensions unknown'})",
+        "instructions": f"{capability}, held by {' '.join(settings)}" if settings else capability,
         "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
         "memory": f"{int(total) / 2**20:.0f} GiB",
         "system": f"{platform.system()} {platform.release()}, {' '.join(platform.libc_ver())}, huge pages {pages}",

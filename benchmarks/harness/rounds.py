@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -26,7 +27,7 @@ class WorkerError(RuntimeError):
 class Worker:
     """A contender's process; see :mod:`benchmarks.harness.worker`. Leaving the ``with`` block kills it."""
 
-    def __init__(self, contender: str, module: str) -> None:
+    def __init__(self, contender: str, module: str, environment: Mapping[str, str] | None = None) -> None:
         self.contender = contender
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.harness.worker", contender, module],
@@ -34,6 +35,7 @@ class Worker:
             stdout=subprocess.PIPE,
             text=True,
             cwd=ROOT,
+            env={**os.environ, **(environment or {})},
         )
         self.settings: dict[str, Any] = {}
 
@@ -78,13 +80,18 @@ class Worker:
 
 
 def workers(
-    stack: ExitStack, module: str, builds: Mapping[str, Mapping[str, Any]]
+    stack: ExitStack,
+    module: str,
+    builds: Mapping[str, Mapping[str, Any]],
+    environment: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, Worker], dict[str, dict[str, Any]]]:
     """Start a worker for each contender, until ``stack`` closes, and let all build side by side.
 
+    Each has the ``environment`` beside that of this process.
+
     Returns the workers, and what each answered to ``builds[contender]``.
     """
-    found = {name: stack.enter_context(Worker(name, module)) for name in builds}
+    found = {name: stack.enter_context(Worker(name, module, environment)) for name in builds}
     for name, worker in found.items():
         worker.send("build", **builds[name])
     for worker in found.values():

@@ -170,6 +170,7 @@ def load(
 
     begun = time.perf_counter()
     runtime.keep_large_blocks()
+    runtime.keep_within_quota()
     if args.matmul_precision is not None:
         torch.set_float32_matmul_precision(args.matmul_precision)
     pipe = vcut.load(

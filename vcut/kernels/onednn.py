@@ -30,6 +30,15 @@ def can_pack(weight: Tensor) -> bool:
     )
 
 
+def packs_filters() -> bool:
+    """Whether filters have the same blocks for maps of any size.
+
+    With AVX2 they do not: packed for one size, they are rearranged in every call for another, by code that takes
+    seconds for 1280 channels.
+    """
+    return torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+
+
 def packed_matrix(weight: Tensor) -> Tensor:
     """A matrix ``[o, i]`` in the blocks that oneDNN wants."""
     packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, None)

@@ -1,12 +1,16 @@
 """Settings of the process that make it faster.
 
-Importing vcut changes none of them. The command calls :func:`keep_large_blocks`; a program may do so too.
+Importing vcut changes none of them. The command calls :func:`keep_large_blocks` and
+:func:`keep_within_quota`; a program may do so too.
 """
 
 from __future__ import annotations
 
 import ctypes
+import math
+import os
 import sys
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -33,6 +37,41 @@ def keep_large_blocks() -> bool:
     largest = 2**31 - 1
     wanted = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, largest), (M_TOP_PAD, 64 << 20))
     return all(mallopt(option, value) == 1 for option, value in wanted)
+
+
+def keep_within_quota(own: str = "/proc/self/cgroup", root: str = "/sys/fs/cgroup") -> int:
+    """Use no more threads than the control groups of this process give it cores; for the whole process, for good.
+
+    torch counts the cores that the process may run on, but not those of a quota, as containers have. What the user
+    set by ``OMP_NUM_THREADS`` stays.
+
+    Args:
+        own: file that names the process's control group (cgroup v2).
+        root: where these groups are mounted.
+
+    Returns:
+        The number of threads.
+    """
+    threads = torch.get_num_threads()
+    if "OMP_NUM_THREADS" not in os.environ:
+        threads = max(1, min(threads, math.ceil(_quota(Path(own), Path(root)))))
+        if threads < torch.get_num_threads():
+            torch.set_num_threads(threads)
+    return threads
+
+
+def _quota(own: Path, root: Path) -> float:
+    """Cores of the tightest limit on the group in ``own`` and on those around it."""
+    cores = float(sys.maxsize)
+    names = own.read_text().splitlines() if own.is_file() else []
+    for name in (line.removeprefix("0::/") for line in names if line.startswith("0::/")):
+        group = root / name
+        for folder in (group, *group.parents):
+            limit = folder / "cpu.max"
+            if folder.is_relative_to(root) and limit.is_file():
+                quota, period = limit.read_text().split()
+                cores = cores if quota == "max" else min(cores, int(quota) / int(period))
+    return cores
 
 
 def is_watched(*tensors: Tensor) -> bool:

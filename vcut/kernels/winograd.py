@@ -1,24 +1,32 @@
-"""A 3x3 convolution with fewer multiplications: minimal filtering (Winograd 1980; Lavin and Gray, arXiv 1509.09308).
+"""Convolutions with fewer multiplications: minimal filtering (Winograd 1980; Lavin and Gray, arXiv 1509.09308).
 
-A tile of ``t x t`` results needs ``(t+2)^2`` values of the input. Seen as polynomials, the filter and these values
-are evaluated at ``t+2`` points along each axis and multiplied point by point; the result is read off the products:
+Along an axis, a tile of ``r`` results needs ``d`` values of the input. Both the values and the filter's taps are
+combined to ``p`` numbers each, multiplied one by one, and the results are sums of the products:
 
-    ``Y = A^T [ (G g G^T) * (B^T d B) ] A``
+    ``Y = A^T [ (G g) * (B^T d) ]``, along both axes ``Y = A^T [ (G g G^T) * (B^T d B) ] A``
 
-With channels, each of the ``(t+2)^2`` points is a matrix product over all tiles. A tile of 4 takes 36 products for
-16 results where the plain sum takes 144, a quarter of the work, with weights four times as large; a tile of 2 takes
-16 for 4 where the plain sum takes 36, with weights 16/9 as large. The transforms by A and B are small matrices.
+With channels, each of the products is a matrix product over all tiles. Three ways (:class:`Filtering`):
+
+- :func:`minimal`. Seen as polynomials, filter and values are evaluated at ``t+2`` points. 3x3 filters with a tile of
+  4 take 36 products for 16 results where the plain sum takes 144, and are four times as large; with a tile of 2, 16
+  for 4 where the plain sum takes 36, and 16/9 as large. Over one axis a tile of 4 takes 6 products instead of 12.
+- :data:`UPSAMPLED`. The map's values were repeated, so the taps meet one value of the small map or its neighbour:
+  ``w1 x' + (w2 + w3) x = (w1 + w2 + w3) x - w1 (x - x')``, and the next result has the first product too. Along both
+  axes 9 products for four results instead of 36, filters as large as before, and no upsampled map in memory.
+- :data:`WHOLE`. The filter has one tap along this axis.
 
 It is the same sum in another order. In float32 it is off by some 1e-6, as a plain sum of so many terms is; in
-bfloat16 rounding the transformed values would triple the error, so it is not for half precision.
+bfloat16 rounding the values in between would triple the error, so it is not for half precision.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
-from math import ceil, isqrt, prod
+from itertools import product
+from math import ceil, prod
 
 import torch
 import torch.nn.functional as F
@@ -28,8 +36,7 @@ POINTS = {
     2: (Fraction(0), Fraction(1), Fraction(-1)),
     4: (Fraction(0), Fraction(1), Fraction(-1), Fraction(-2), Fraction(1, 2)),
 }
-"""Points of each tile, besides infinity, where polynomials are evaluated. Small fractions lose the fewest digits, and
-:func:`_by_point` wants 1 in the second place."""
+"""Points of each tile, besides infinity, where polynomials are evaluated. Small fractions lose the fewest digits."""
 
 BAND_BYTES = 16 << 20
 """Bytes of the transformed input that are held at a time."""
@@ -41,17 +48,65 @@ Linear = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """A function like ``F.linear``: values ``[n, c]``, a matrix ``[o, c]`` and perhaps a bias ``[o]`` to ``[n, o]``."""
 
 
-def matrices(tile: int) -> tuple[Tensor, Tensor, Tensor]:
-    """``A^T [t, t+2]``, ``G [t+2, 3]`` and ``B^T [t+2, t+2]`` for ``tile`` results along an axis, in float64."""
-    outputs, filters, inputs = (
-        torch.tensor(rows, dtype=torch.float64, device="cpu") for rows in _toom_cook(tile)
-    )
-    return outputs.T, filters, inputs
+@dataclass(frozen=True)
+class Filtering:
+    """How the results of one tile along one axis are read off products.
+
+    Attributes:
+        outputs: ``A^T [r, p]``.
+        filters: ``G [p, taps]``.
+        inputs: ``B^T [p, d]``.
+        step: values from the first one of a tile to the first one of the next.
+    """
+
+    outputs: Rows
+    filters: Rows
+    inputs: Rows
+    step: int
+
+    @property
+    def results(self) -> int:
+        """Number of results of a tile."""
+        return len(self.outputs)
+
+    @property
+    def margin(self) -> int:
+        """Number of values before the first one that a result is at."""
+        return len(self.filters[0]) // 2
+
+    def tiles(self, length: int) -> int:
+        """Number of tiles of an axis with ``length`` values."""
+        return ceil(length / self.step)
+
+    def used(self, length: int) -> list[bool]:
+        """Whether each product counts for an axis of ``length``: a small map sees zeros and wants fewer results."""
+        if self.tiles(length) > 1:
+            return [True] * len(self.inputs)
+        wanted = self.outputs[: length * self.results // self.step]
+        seen = slice(self.margin, self.margin + length)
+        return [any(row[seen]) and any(result[p] for result in wanted) for p, row in enumerate(self.inputs)]
+
+    def values(self, x: Tensor, dim: int, start: int, stop: int) -> Tensor:
+        """The values of ``x`` along ``dim`` for the tiles from ``start`` to ``stop``, with zeros where ``x`` ends."""
+        first = start * self.step - self.margin
+        last = (stop - 1) * self.step - self.margin + len(self.inputs[0])
+        inner = x.narrow(dim, max(0, first), min(last, x.shape[dim]) - max(0, first))
+        zeros = [0, 0] * (x.ndim - 1 - dim) + [max(0, -first), max(0, last - x.shape[dim])]
+        return F.pad(inner, zeros)
+
+
+WHOLE = Filtering(outputs=((1.0,),), filters=((1.0,),), inputs=((1.0,),), step=1)
+UPSAMPLED = Filtering(
+    outputs=((1.0, -1.0, 0.0), (1.0, 0.0, 1.0)),
+    filters=((1.0, 1.0, 1.0), (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)),
+    inputs=((0.0, 1.0, 0.0), (-1.0, 1.0, 0.0), (0.0, -1.0, 1.0)),
+    step=1,
+)
 
 
 @cache
-def _toom_cook(tile: int) -> tuple[Rows, Rows, Rows]:
-    """A, G and B^T, exact until the end.
+def minimal(tile: int) -> Filtering:
+    """``tile`` results of three taps, exact until the end.
 
     A and G evaluate polynomials of ``tile`` and of 3 coefficients at the points (at infinity: the leading one), G
     with the scales of Lagrange's interpolation; B^T has the coefficients of his polynomials, and is transposed here.
@@ -68,7 +123,8 @@ def _toom_cook(tile: int) -> tuple[Rows, Rows, Rows]:
 
     filters = [[value / scale for value in row] for row, scale in zip(evaluate(3), scales, strict=True)]
     inputs = [_from_roots(roots, len(points) + 1) for roots in (*others, points)]
-    return _floats(evaluate(tile)), _floats(filters), _floats(inputs)
+    outputs = list(zip(*evaluate(tile), strict=True))
+    return Filtering(_floats(outputs), _floats(filters), _floats(inputs), step=tile)
 
 
 def _floats(rows: Sequence[Sequence[Fraction]]) -> Rows:
@@ -84,58 +140,64 @@ def _from_roots(roots: tuple[Fraction, ...], terms: int) -> list[Fraction]:
     return coefficients + [Fraction(0)] * (terms - len(coefficients))
 
 
-def transform(weight: Tensor, tile: int) -> Tensor:
-    """``G g G^T``: filters ``[o, c, 3, 3]`` to a matrix for every point, ``[(t+2)^2, o, c]``, in their dtype."""
-    both = _both_axes(matrices(tile)[1], weight)
-    return torch.einsum("pk,ock->poc", both, weight.flatten(2))
+Axes = tuple[Filtering, Filtering]
+"""The filtering along i and along j."""
 
 
-def convolve(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None, linear: Linear = F.linear) -> Tensor:
-    """The 3x3 convolution of ``x [n, i, j, c]`` with zeros around it, ``[n, i, j, o]``.
+def transform(weight: Tensor, axes: Axes) -> Tensor:
+    """``G g G^T``: filters ``[o, c, k, l]`` to a matrix for every product, ``[p, o, c]``, in their dtype."""
+    both = _both(axes[0].filters, axes[1].filters, weight)
+    taps = weight.flatten(2).movedim(-1, 0)
+    return torch.mm(both, taps.flatten(1)).view(-1, *taps.shape[1:])
 
-    ``weights`` are the matrices of :func:`transform`, in any form that ``linear`` takes; their number tells the tile.
-    The map is gone over in bands, so that what is held in between is about three times :data:`BAND_BYTES`.
+
+def convolve(
+    x: Tensor, weights: Sequence[Tensor], bias: Tensor | None, axes: Axes, linear: Linear = F.linear
+) -> Tensor:
+    """The convolution of ``x [n, i, j, c]`` with zeros around it, ``[n, i', j', o]``.
+
+    ``weights`` are the matrices of :func:`transform`, in any form that ``linear`` takes. The map is gone over in
+    bands, so that what is held in between is about three times :data:`BAND_BYTES`.
     """
-    tile = isqrt(len(weights)) - 2
-    outputs, _, inputs = (_both_axes(matrix, x) for matrix in matrices(tile))
+    i, j = axes
     n, height, width, channels = x.shape
-    out_channels = weights[0].shape[0]
-    rows, columns = ceil(height / tile), ceil(width / tile)
-    row_bytes = len(weights) * max(channels, out_channels) * columns * x.element_size()
-    band = max(1, BAND_BYTES // row_bytes)
-    images, band = max(1, band // rows), min(band, rows)
-    out = x.new_empty(n, rows, tile, columns, tile, out_channels)
-    for start in range(0, rows, band):
-        stop = min(start + band, rows)
-        top, bottom = start * tile - 1, stop * tile + 1
-        zeros = (1, columns * tile + 1 - width, max(0, -top), max(0, bottom - height))
-        for part, result in zip(torch.split(x, images), torch.split(out, images), strict=True):
-            values = F.pad(part[:, max(0, top) : bottom], (0, 0, *zeros))
-            values = values.unfold(1, tile + 2, tile).unfold(2, tile + 2, tile)
-            # [n, s, t, c, p, q] to [n*s*t, p*q, c]
-            values = values.movedim(3, -1).reshape(-1, len(weights), channels)
-            values = torch.bmm(inputs.expand(len(values), -1, -1), values)
-            products = _by_point(values, weights, bias, linear)
-            del values
-            products = torch.bmm(outputs.expand(len(products), -1, -1), products)
-            products = products.view(len(part), stop - start, columns, tile, tile, out_channels)
-            result[:, start:stop] = products.transpose(2, 3)
+    used = [p for p, (a, b) in enumerate(product(i.used(height), j.used(width))) if a and b]
+    outputs, inputs = _both(i.outputs, j.outputs, x)[:, used], _both(i.inputs, j.inputs, x)[used]
+    weights = [weights[p] for p in used]
+    rows, columns, out_channels = i.tiles(height), j.tiles(width), weights[0].shape[0]
+    # the bias joins at a product that every result of the tile has once
+    joins = outputs.eq(1).all(0).nonzero()[0].item()
+    tile_bytes = len(weights) * max(channels, out_channels) * x.element_size()
+    out = x.new_empty(n, rows, i.results, columns, j.results, out_channels)
+    for images, some_rows, some_columns in _bands((n, rows, columns), BAND_BYTES // tile_bytes):
+        values = i.values(x[images], 1, some_rows.start, some_rows.stop)
+        values = j.values(values, 2, some_columns.start, some_columns.stop)
+        values = values.unfold(1, len(i.inputs[0]), i.step).unfold(2, len(j.inputs[0]), j.step)
+        count = prod(values.shape[:3])
+        values = values.permute(4, 5, 0, 1, 2, 3).reshape(inputs.shape[1], -1)
+        values = torch.mm(inputs, values).view(len(weights), count, channels)
+        products = values.new_empty(len(weights), count, out_channels)
+        for p, weight in enumerate(weights):
+            products[p] = linear(values[p], weight, bias if p == joins else None)
+        del values
+        place = out[images, some_rows, :, some_columns].permute(2, 4, 0, 1, 3, 5)
+        place.copy_(torch.mm(outputs, products.flatten(1)).view(place.shape))
     whole = out.flatten(3, 4).flatten(1, 2)
-    return whole[:, :height, :width].contiguous()
+    return whole[:, : height * i.results // i.step, : width * j.results // j.step].contiguous()
 
 
-def _by_point(values: Tensor, weights: Sequence[Tensor], bias: Tensor | None, linear: Linear) -> Tensor:
-    """``[n, p, c]`` times each point's matrix.
+def _bands(shape: tuple[int, int, int], most: int) -> Iterator[tuple[slice, slice, slice]]:
+    """Images, rows and columns of tiles, as even as they come, at most ``most`` tiles in a band (at least one)."""
+    _, rows, columns = shape
+    lengths = most // (rows * columns), most // columns, most
+    starts = [
+        [slice(k, min(k + max(1, length), size)) for k in range(0, size, max(1, length))]
+        for size, length in zip(shape, lengths, strict=True)
+    ]
+    return ((images, band, part) for band in starts[1] for part in starts[2] for images in starts[0])
 
-    The bias joins at the point (1, 1): powers of 1 are 1, so that comes out at every place of the tile.
-    """
-    ones = isqrt(len(weights)) + 1
-    products = values.new_empty(*values.shape[:2], weights[0].shape[0])
-    for p, weight in enumerate(weights):
-        products[:, p] = linear(values[:, p], weight, bias if p == ones else None)
-    return products
 
-
-def _both_axes(matrix: Tensor, like: Tensor) -> Tensor:
+def _both(along_i: Rows, along_j: Rows, like: Tensor) -> Tensor:
     """The matrix applied along i and along j, for tiles written as rows."""
-    return torch.kron(matrix, matrix).to(like)
+    first, second = (torch.tensor(rows, dtype=torch.float64, device="cpu") for rows in (along_i, along_j))
+    return torch.kron(first, second).to(like)

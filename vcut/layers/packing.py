@@ -1,8 +1,8 @@
 """Packing: layers replaced by others that compute the same from weights rearranged for this CPU.
 
-A packed layer holds its weights in the blocks of oneDNN (:mod:`vcut.kernels.onednn`), or, where that takes fewer
-products, in those of :mod:`vcut.kernels.upsampling` and :mod:`vcut.kernels.winograd`. It computes without gradients
-and refuses whatever else one does with a module.
+A packed layer holds its weights in the blocks of oneDNN (:mod:`vcut.kernels.onednn`), of filters that take fewer
+products where there are some (:mod:`vcut.kernels.winograd`, :mod:`vcut.kernels.upsampling`). It computes without
+gradients and refuses whatever else one does with a module.
 
 Shapes: b clips, f frames, h w grid, c channels.
 """
@@ -22,6 +22,9 @@ from vcut.kernels.parts import Parts
 from vcut.kernels.runtime import is_watched
 from vcut.layers.conv import Conv, TemporalConv, UpsamplingConv
 from vcut.layers.linear import GEGLU
+
+MANY, MORE = 128, 640
+"""Numbers of channels from which on fewer products are worth their transforms, over space and over time."""
 
 NARROW, WIDE = 6, 1024
 """Maps of fewer columns and at least so many channels are convolved side by side: oneDNN works on a row at a time."""
@@ -96,12 +99,12 @@ def _refuse_gradients(layer: nn.Module) -> None:
 
 def _kind(layer: nn.Module) -> type[Packed] | None:
     """The packed form for ``layer``; None where there is none, or not on this CPU."""
-    forms: dict[type[nn.Module], Callable[[Any], type[Packed]]] = {
+    forms: dict[type[nn.Module], Callable[[Any], type[Packed] | None]] = {
         nn.Linear: lambda _: PackedLinear,
         GEGLU: lambda _: PackedGEGLU,
         Conv: _kind_of_convolution,
-        UpsamplingConv: lambda _: FourConvolutions,
-        TemporalConv: lambda _: PackedTemporalConv,
+        UpsamplingConv: lambda conv: _of_convolution(conv, WinogradUpsampling, FourConvolutions),
+        TemporalConv: lambda conv: _of_convolution(conv, WinogradTemporalConv, PackedTemporalConv, MORE),
     }
     form = forms.get(type(layer))
     if form is None or not isinstance(layer.weight, Tensor) or not onednn.can_pack(layer.weight):
@@ -109,18 +112,23 @@ def _kind(layer: nn.Module) -> type[Packed] | None:
     return form(layer)
 
 
-def _kind_of_convolution(conv: Conv) -> type[Packed]:
+def _kind_of_convolution(conv: Conv) -> type[Packed] | None:
     form = conv.kernel_size, conv.padding, conv.stride
     if form == ((1, 1), (0, 0), (1, 1)):
         return PointwiseConv
     if form == ((3, 3), (1, 1), (1, 1)):
-        narrowest = min(conv.in_channels, conv.out_channels)
-        # Below some hundred channels the transforms cost what the products save.
-        if conv.weight.dtype == torch.float32 and narrowest >= 128:
-            return WinogradConv
-        if narrowest >= WIDE:
-            return SideBySideConv
-    return PackedConv
+        wide = min(conv.in_channels, conv.out_channels) >= WIDE
+        return _of_convolution(conv, WinogradConv, SideBySideConv if wide else PackedConv)
+    return PackedConv if onednn.packs_filters() else None
+
+
+def _of_convolution(
+    conv: nn.Conv2d, fewer: type[Packed], plain: type[Packed], least: int = MANY
+) -> type[Packed] | None:
+    """``fewer`` products in float32 over at least so many channels, else the ``plain`` sum if that can be packed."""
+    if conv.weight.dtype == torch.float32 and min(conv.in_channels, conv.out_channels) >= least:
+        return fewer
+    return plain if onednn.packs_filters() else None
 
 
 class Packed(nn.Module, ABC):
@@ -250,22 +258,44 @@ class SideBySideConv(PackedConv):
 class WinogradConv(Packed):
     """A 3x3 convolution over many channels in float32, with the fewer products of :mod:`vcut.kernels.winograd`."""
 
-    def arranged(self, layer: Conv) -> list[Tensor]:
-        # The widest layers see the smallest maps and have most of the weights: theirs grow least with a tile of 2.
-        tile = 4 if layer.out_channels <= 640 else 2
-        return [onednn.packed_matrix(point) for point in winograd.transform(layer.weight, tile)]
+    def __init__(self, layer: Any, weights: Sequence[nn.Parameter] | None = None) -> None:
+        self.axes = self.filtering(layer)
+        super().__init__(layer, weights)
+
+    def filtering(self, layer: Any) -> winograd.Axes:
+        """What is done along each axis of the map."""
+        return _minimal(layer), _minimal(layer)
+
+    def arranged(self, layer: Any) -> list[Tensor]:
+        return [onednn.packed_matrix(matrix) for matrix in winograd.transform(layer.weight, self.axes)]
 
     def compute(self, x: Tensor) -> Tensor:
-        y = winograd.convolve(x.flatten(0, 1), tuple(self.weights), self.bias, onednn.linear)
-        return y.unflatten(0, (len(x), -1))
+        return self.convolve(x.flatten(0, 1)).unflatten(0, (len(x), -1))
+
+    def convolve(self, maps: Tensor) -> Tensor:
+        """The convolution of ``[n, i, j, c]``."""
+        return winograd.convolve(maps, tuple(self.weights), self.bias, self.axes, onednn.linear)
+
+
+class WinogradUpsampling(WinogradConv):
+    """Upsampling and convolution in float32, in which nothing is repeated."""
+
+    def filtering(self, layer: Any) -> winograd.Axes:
+        return winograd.UPSAMPLED, winograd.UPSAMPLED
+
+
+class WinogradTemporalConv(WinogradConv):
+    """The 3x1x1 convolution of ``[b, f, h, w, c]`` over frames in float32."""
+
+    def filtering(self, layer: Any) -> winograd.Axes:
+        return _minimal(layer), winograd.WHOLE
+
+    def compute(self, x: Tensor) -> Tensor:
+        return self.convolve(x.flatten(2, 3)).view(*x.shape[:-1], -1)
 
 
 class FourConvolutions(Packed):
-    """Upsampling and convolution of :mod:`vcut.kernels.upsampling`, in which nothing is repeated.
-
-    In float32 it is about as fast as :mod:`vcut.kernels.winograd`, up to a fifth slower at 640 channels, with less
-    than half the weights, no upsampled map and a quarter of the rounding.
-    """
+    """Upsampling and convolution of :mod:`vcut.kernels.upsampling`, in half precision."""
 
     def arranged(self, layer: UpsamplingConv) -> list[Tensor]:
         return [onednn.packed_filters(quarter) for quarter in upsampling.transform(layer.weight)]
@@ -290,6 +320,11 @@ class PackedTemporalConv(Packed):
     def compute(self, x: Tensor) -> Tensor:
         y = onednn.convolution(x.flatten(2, 3), self.weight, self.bias, padding=(1, 0))
         return y.unflatten(2, x.shape[2:4])
+
+
+def _minimal(layer: nn.Conv2d) -> winograd.Filtering:
+    # The widest layers see the smallest maps and have most of the weights: theirs grow least with a tile of 2.
+    return winograd.minimal(4 if layer.out_channels <= 640 else 2)
 
 
 def _numbers(padding: str | tuple[int, ...]) -> tuple[int, ...]:
