@@ -50,7 +50,7 @@ Linear = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 @dataclass(frozen=True)
 class Filtering:
-    """How the results of one tile along one axis are read off products.
+    """Reading of the results of one tile along one axis off products.
 
     Attributes:
         outputs: ``A^T [r, p]``.

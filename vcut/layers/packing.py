@@ -263,7 +263,7 @@ class WinogradConv(Packed):
         super().__init__(layer, weights)
 
     def filtering(self, layer: Any) -> winograd.Axes:
-        """What is done along each axis of the map."""
+        """Filtering along each axis of the map."""
         return _minimal(layer), _minimal(layer)
 
     def arranged(self, layer: Any) -> list[Tensor]:
