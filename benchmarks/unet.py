@@ -346,7 +346,7 @@ CHAPTERS = {
         _quick(_FORMER, clips=("1x64x64", "2x64x64", "2x64x128")),
     ),
     "avx2": command.Chapter(
-        "One call as the clip grows, on a CPU held to AVX2",
+        "One call, held to AVX2",
         run,
         Settings(_FORMER, _SIZES, dtype=("float32",), warm_up="small", rounds=2, minutes=8.0, held=True),
         _quick(_FORMER, clips=("1x64x64", "2x64x64"), held=True),

@@ -222,14 +222,15 @@ own, and they take turns: all warm up, then all run, round after round.
 vcut's weights are packed for the CPU before the clock starts (`vcut.layers.pack`, which the command calls once),
 unless the row says otherwise.
 
-One chapter holds every process to AVX2, by `ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
-MKL_ENABLE_INSTRUCTIONS=AVX2`: torch and oneDNN then run the code that they run on a CPU with AVX2 alone. Not imitated are
-smaller caches, less bandwidth, another clock, and what MKL does on a CPU that is not Intel's, where it is slower. On an
-AMD EPYC that has AVX2 alone (2 cores), diffusers with the same settings took 2.45, 8.20 and 21.65 seconds for the first
-three clips of that chapter. There vcut's packed form took 5.88, 6.47 and 20.50 seconds, when oneDNN's convolutions were
-packed on every CPU; with AVX2 the blocks that it wants depend on the size of the map, and packed for one size they were
-rearranged in every call, 0.2 to 2.4 seconds for 1280 channels. Since then no convolution is packed there but as products
-of matrices, whose blocks are the same for any size; it was not measured again on that machine.
+The chapter *One call, held to AVX2* holds every process to it, by `ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
+MKL_ENABLE_INSTRUCTIONS=AVX2`: torch and oneDNN then run the code that they run on a CPU with AVX2 alone. Not imitated
+are smaller caches, less bandwidth, another clock, and what MKL does on a CPU that is not Intel's, where it is slower.
+On an AMD EPYC that has AVX2 alone (2 cores), diffusers with the same settings took 2.45, 8.20 and 21.65 seconds for
+the first three clips of that chapter. There vcut's packed form took 5.88, 6.47 and 20.50 seconds, when oneDNN's
+convolutions were packed on every CPU; with AVX2 the blocks that it wants depend on the size of the map, and packed
+for one size they were rearranged in every call, 0.2 to 2.4 seconds for 1280 channels. Since then no convolution is
+packed there but as products of matrices, whose blocks are the same for any size; it was not measured again on that
+machine.
 """
 
 
