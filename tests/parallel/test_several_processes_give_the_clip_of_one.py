@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -67,31 +67,34 @@ def made(share: Share, dtype: torch.dtype, preset: str) -> dict[str, NDArray[Any
 
 
 KINDS = (
+    *itertools.product([torch.float64], ["vcut", "baseline", "lossless"]),
     *itertools.product([torch.float32], ["lossless", "vcut"]),
-    *itertools.product([torch.float64], ["baseline", "lossless", "vcut"]),
 )
 
 
-def lead(share: Share) -> list[dict[str, NDArray[Any]]]:
-    return [made(share, dtype, preset) for dtype, preset in KINDS]
+def lead(number: int, share: Share) -> list[dict[str, NDArray[Any]]]:
+    return [made(share, dtype, preset) for dtype, preset in KINDS[:number]]
 
 
-def everything() -> list[dict[str, NDArray[Any]]] | None:
-    kinds = iter(KINDS)
+def everything(number: int) -> list[dict[str, NDArray[Any]]] | None:
+    """Results of the first so many of :data:`KINDS`."""
+    kinds = iter(KINDS[:number])
 
     def load() -> Pipeline:
         dtype, preset = next(kinds)
         return model(preset, dtype)
 
-    return parallel.together(lead, load, device="cpu")
+    return parallel.together(partial(lead, number), load, device="cpu")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 3, 4])
 def test_latents_and_frames_are_those_of_one_process(size: int) -> None:
-    first, *others = results_of(size, everything)
+    # most cases are of the first kind; of float32 the largest team tells enough
+    number = {2: 3, 3: 1, 4: len(KINDS)}[size]
+    first, *others = results_of(size, everything, number)
     assert others == [None] * (size - 1)
-    for actual, expected in zip(first, alone(), strict=True):
+    for actual, expected in zip(first, alone()[:number], strict=True):
         assert actual.keys() == expected.keys()
         for name, values in expected.items():
             limit = 1e-5 if values.dtype == np.float32 else 1e-12
@@ -103,4 +106,4 @@ def test_latents_and_frames_are_those_of_one_process(size: int) -> None:
 @cache
 def alone() -> list[dict[str, NDArray[Any]]]:
     """What a process gives that torchrun started by itself."""
-    return results_of(1, everything)[0]
+    return results_of(1, everything, len(KINDS))[0]

@@ -16,7 +16,7 @@ from torch import Tensor
 from benchmarks.parallel import traffic
 from vcut.analysis.counting import build_unet, on_meta, unet_call
 from vcut.analysis.memory import peak_bytes
-from vcut.config import SVD, SVD_XT, SVDConfig
+from vcut.config import SVD, SVD_XT, TINY, SVDConfig
 from vcut.parallel import Team, shared_unet, shared_vae
 from vcut.unet import UNet
 from vcut.vae import VAE
@@ -57,8 +57,10 @@ def test_a_rank_of_four_holds_at_most_two_fifths() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("size", "number"), [(2, 0), (3, 2), (8, 7)])
-def test_a_rank_sends_what_the_formula_says(size: int, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("config", "size", "number"), [(TINY, 2, 0), (TINY, 3, 2), (SVD, 8, 7)])
+def test_a_rank_sends_what_the_formula_says(
+    config: SVDConfig, size: int, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sent = {"activations": 0, "moments": 0, "collectives": 0}
 
     def exchange(received: Tensor, given: Tensor, coming: list[int], going: list[int], group: Any) -> None:
@@ -70,7 +72,7 @@ def test_a_rank_sends_what_the_formula_says(size: int, number: int, monkeypatch:
         sent["moments"] += (len(found) - 1) * own.numel() * own.element_size()
         sent["collectives"] += 1
 
-    unet = full_width(SVD)
+    unet = full_width(config)
     with made_up(size, number) as team:
         monkeypatch.setattr(dist, "all_to_all_single", exchange)
         monkeypatch.setattr(dist, "all_gather", gather)
