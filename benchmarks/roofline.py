@@ -104,8 +104,9 @@ class Peer:
 
     def _network(self, name: str, file: str) -> Any:
         kind = getattr(importlib.import_module("diffusers"), name)
-        network = kind.from_config(diffusers_files(self.config.to_dict())[file])
-        return network.to(HALF).to("meta").eval().requires_grad_(False)
+        with torch.device("meta"):  # nothing is drawn; diffusers' mix factors are made on the CPU all the same
+            network = kind.from_config(diffusers_files(self.config.to_dict())[file])
+        return network.to("meta", HALF).eval().requires_grad_(False)
 
     def cut(self) -> Any:
         """The UNet in the paper's form: no temporal cross-attention, and a cached vector for the spatial one."""
