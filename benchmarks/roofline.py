@@ -104,7 +104,8 @@ class Peer:
 
     def _network(self, name: str, file: str) -> Any:
         kind = getattr(importlib.import_module("diffusers"), name)
-        with torch.device("meta"):  # nothing is drawn; diffusers' mix factors are made on the CPU all the same
+        # nothing is drawn; diffusers' mix factors are made on the CPU all the same
+        with torch.device("meta"):
             network = kind.from_config(diffusers_files(self.config.to_dict())[file])
         return network.to("meta", HALF).eval().requires_grad_(False)
 
