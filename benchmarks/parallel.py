@@ -1,19 +1,18 @@
 """One clip over several processes: what a call exchanges, what GPUs would gain, and what two processes gain here.
 
     python -m benchmarks.parallel                      # tables on paper, at the published size; takes no weights
-    python -m benchmarks.parallel --measure [--weights FOLDER] [--rounds 3]
+    python -m benchmarks.parallel --measure [--dtype float32] [--weights FOLDER] [--rounds 3]
 
-The measurement starts two processes of one thread each, on random weights in bfloat16 at full width, packed as the
-command packs them: 4 GB each. Rank 0 runs each part alone, while the other sleeps, and then together with it, in
-turns. A clip is 16 guided calls, 9 cut calls and one decoding. Beside the seconds on the clock stand those that rank
-0 spent on a CPU: on a machine that has other things to do they say what an idle one would need, but for the time in
-which one waits for the other.
+The measurement starts two processes of one thread each, on random weights at full width: in bfloat16 packed as the
+command packs them, 4 GB each, in float32 plain, 7 GB each. Rank 0 runs each part alone, while the other sleeps, and
+then together with it, in turns. A clip is 16 guided calls, 9 cut calls and one decoding. Beside the seconds on the
+clock stand those that rank 0 spent on a CPU: on a machine that has other things to do they say what an idle one would
+need, but for the time in which one waits for the other.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import functools
 import itertools
 import json
@@ -30,21 +29,18 @@ import torch
 from torch import Tensor
 
 import vcut
+from benchmarks import roofline
 from benchmarks.harness.command import progress, weights_folder
 from benchmarks.harness.report import machine
 from benchmarks.harness.rounds import ROOT
 from benchmarks.harness.weights import configuration, write_model
+from benchmarks.trace import Kernel
 from vcut import parallel
-from vcut.analysis.counting import unet_counts
 from vcut.conditioning import Conditioning
 from vcut.config import PRESETS, SVD, SVD_XT, SVDConfig, UNetConfig
 from vcut.parallel import Team
 from vcut.pipeline import Pipeline
 from vcut.settings import Run, Settings, resolve
-
-EFFICIENCY = 0.2
-"""Share of its peak that a GPU reaches on these networks in eager mode. The paper's 68.4 s of SVD on an A10 (125
-TFLOP/s) and the 50.9 s of SVD-XT that OneDiff reports of an A100 (312), 25 steps each, are 0.21 and 0.20."""
 
 LATENCY = 30e-6
 """Seconds that a collective takes besides its bytes."""
@@ -52,20 +48,24 @@ LATENCY = 30e-6
 
 @dataclass(frozen=True)
 class Machine:
-    """GPUs in one machine: dense TFLOP/s of one in half precision, and GB/s that one sends and receives at once."""
+    """GPUs of one kind in one machine, and bytes a second that each sends and receives at once over ``link``."""
 
-    name: str
-    tflops: float
-    gigabytes: float
+    gpu: str
+    link: str
+    bandwidth: float
+
+    def __str__(self) -> str:
+        return f"{self.gpu}, {self.link}"
 
 
 MACHINES = (
-    Machine("A10, PCIe 4", 125, 20),
-    Machine("RTX 4090, PCIe 4", 165, 20),
-    Machine("A100, PCIe 4", 312, 20),
-    Machine("A100, NVLink 3", 312, 240),
-    Machine("H100, NVLink 4", 989, 360),
+    Machine("A10", "PCIe 4", 20e9),
+    Machine("RTX 4090", "PCIe 4", 20e9),
+    Machine("A100 80 GB", "PCIe 4", 20e9),
+    Machine("A100 80 GB", "NVLink 3", 240e9),
+    Machine("H100", "NVLink 4", 360e9),
 )
+"""Of PCIe 4's 32 GB/s each way and of NVLink's 300 and 450, what collectives reach is taken to be less."""
 
 
 def temporal_layers(config: UNetConfig, height: int, width: int) -> Iterator[tuple[str, int, int]]:
@@ -108,31 +108,43 @@ def traffic(config: UNetConfig, team: Team, clips: int, frames: int, height: int
     return Traffic(activations, moments, collectives)
 
 
-def seconds(config: SVDConfig, on: Machine, size: int, clips: int, height: int, width: int) -> float:
-    """Predicted seconds of a call on ``clips`` branches by a team of ``size``."""
-    form = dataclasses.replace(config.unet, tca=PRESETS["vcut"].tca, sca=PRESETS["vcut"].sca)
-    flop = 2 * unet_counts(form, config.frames, height, width).call(clips).total
-    team = Team(size, 0)
-    compute = flop * team.shares(config.frames)[0] / config.frames / (on.tflops * 1e12 * EFFICIENCY)
-    if size == 1:
+Calls = Callable[[int, int], list[Kernel]]
+"""Kernels of a call on a number of branches and of frames."""
+
+
+def traced(config: SVDConfig) -> Calls:
+    """The calls of preset vcut, each traced once. All temporal layers count as those of a rank's own frames.
+
+    That leaves out that a rank has all frames of a few pixels instead: a little attention more.
+    """
+    return functools.cache(functools.partial(roofline.our_call, config, "vcut"))
+
+
+def seconds(
+    calls: Calls, config: SVDConfig, on: Machine, efficiency: float, team: Team, branches: int
+) -> float:
+    """Predicted seconds of a call on ``branches`` by the rank of ``team`` with the most frames."""
+    compute = roofline.GPUS[on.gpu].seconds(calls(branches, team.shares(config.frames)[0])) / efficiency
+    if team.size == 1:
         return compute
-    sent = traffic(config.unet, team, clips, config.frames, height, width)
-    return compute + (sent.activations + sent.moments) / (on.gigabytes * 1e9) + sent.collectives * LATENCY
+    height, width = config.height // config.vae.stride, config.width // config.vae.stride
+    sent = traffic(config.unet, team, branches, config.frames, height, width)
+    return compute + (sent.activations + sent.moments) / on.bandwidth + sent.collectives * LATENCY
 
 
-def gain(config: SVDConfig, on: Machine, ranks: int, height: int = 72, width: int = 128) -> float:
+def gain(calls: Calls, config: SVDConfig, on: Machine, efficiency: float, ranks: int) -> float:
     """Predicted seconds of the 25 steps of preset vcut on one GPU over those on ``ranks``."""
     guided = PRESETS["vcut"].cut_step(25) - 1
-    call = functools.partial(seconds, config, on, height=height, width=width)
-    if ranks % 2:
-        several = guided * call(ranks, 2) + (25 - guided) * call(ranks, 1)
-    else:
-        several = guided * call(ranks // 2, 1) + (25 - guided) * call(ranks, 1)
-    return (guided * call(1, 2) + (25 - guided) * call(1, 1)) / several
+    call = functools.partial(seconds, calls, config, on, efficiency)
+    alone, all_of_them = Team(1, 0), Team(ranks, 0)
+    both = call(all_of_them, 2) if ranks % 2 else call(Team(ranks // 2, 0), 1)
+    one = guided * call(alone, 2) + (25 - guided) * call(alone, 1)
+    return one / (guided * both + (25 - guided) * call(all_of_them, 1))
 
 
 def predicted() -> None:
     """Print what a call exchanges and what machines would gain."""
+    _, efficiency = roofline.paper_table(roofline.Peer(SVD_XT))
     for config in (SVD, SVD_XT):
         print(f"{config.name}, {config.frames} frames of 1024x576, half precision\n")
         print(
@@ -145,8 +157,10 @@ def predicted() -> None:
                 f"| {size} | {sent.activations / 1e6:,.0f} | {sent.moments / 1e6:.1f} | {sent.collectives} |"
             )
         print("\n| predicted gain of 25 steps, preset vcut | 2 | 3 | 4 | 8 |\n|---|---|---|---|---|")
+        calls = traced(config)
         for on in MACHINES:
-            print(f"| {on.name} | " + " | ".join(f"{gain(config, on, n):.2f}" for n in (2, 3, 4, 8)) + " |")
+            gains = (f"{gain(calls, config, on, efficiency, n):.2f}" for n in (2, 3, 4, 8))
+            print(f"| {on} | " + " | ".join(gains) + " |")
         print()
 
 
@@ -166,6 +180,8 @@ def measure(args: argparse.Namespace) -> None:
             str(model),
             "--rounds",
             str(args.rounds),
+            "--dtype",
+            args.dtype,
         ]
         words += ["--frames", str(args.frames), "--height", str(args.height), "--width", str(args.width)]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
@@ -183,7 +199,7 @@ def measure(args: argparse.Namespace) -> None:
         key: [statistics.median(each) for each in zip(*runs, strict=True)] for key, runs in found.items()
     }
     print(
-        f"{args.frames} frames of {args.width}x{args.height}, bfloat16, one thread a process; {machine()}\n"
+        f"{args.frames} frames of {args.width}x{args.height}, {args.dtype}, one thread a process; {machine()}\n"
     )
     print(
         "| | alone, s | two, s | gain | alone, CPU s | rank 0 of two, CPU s | ratio |\n|---|---|---|---|---|---|---|"
@@ -209,9 +225,9 @@ def work(args: argparse.Namespace) -> None:
     """Measure in this process, or serve the one that does."""
     torch.set_grad_enabled(False)
     torch.set_num_threads(1)
-    load = functools.partial(
-        vcut.load, args.model, dtype=torch.bfloat16, vae_dtype=torch.bfloat16, device="cpu", pack=True
-    )
+    dtype = getattr(torch, args.dtype)
+    pack = dtype != torch.float32  # packed for minimal filtering, two models in float32 would take 30 GB
+    load = functools.partial(vcut.load, args.model, dtype=dtype, vae_dtype=dtype, device="cpu", pack=pack)
     parallel.together(functools.partial(_lead, args, load), load, device="cpu")
 
 
@@ -221,21 +237,22 @@ def _lead(
     vcut.runtime.keep_large_blocks()
     alone = load()
     pipes = {"alone": alone, "together": share(alone)}
-    size = Settings(steps=1, frames=args.frames, height=args.height, width=args.width)
-    runs = {
-        part: resolve(size.replace(cut=1 if part == "cut call" else 2), alone.config, alone.preset)
-        for part in PARTS
-    }
-    conditioning, noise, _ = alone.prepare(runs["decoding"], torch.rand(3, args.height, args.width))
     found: dict[str, list[tuple[float, float]]] = {}
-    for number, part in itertools.product(range(args.rounds + 1), PARTS):
-        for who, pipe in pipes.items():
+    # First everything once at a small size, to warm up.
+    for frames, height, width in [(2, 64, 64), *[(args.frames, args.height, args.width)] * args.rounds]:
+        size = Settings(steps=1, frames=frames, height=height, width=width)
+        runs = {
+            part: resolve(size.replace(cut=1 if part == "cut call" else 2), alone.config, alone.preset)
+            for part in PARTS
+        }
+        conditioning, noise, _ = alone.prepare(runs["decoding"], torch.rand(3, height, width))
+        for part, (who, pipe) in itertools.product(PARTS, pipes.items()):
             task = _task(pipe, part, runs[part], conditioning, noise)
             begun, cpu = time.perf_counter(), time.process_time()
             task()
             spent = time.perf_counter() - begun, time.process_time() - cpu
-            progress(f"round {number}: {part}, {who}: {spent[0]:.2f} s, CPU {spent[1]:.2f} s")
-            if number:  # the first is to warm up
+            progress(f"{width}x{height}: {part}, {who}: {spent[0]:.2f} s, CPU {spent[1]:.2f} s")
+            if height == args.height:
                 found.setdefault(f"{part} {who}", []).append(spent)
     args.found.write_text(json.dumps(found))
 
@@ -259,6 +276,7 @@ def main() -> None:
     parser.add_argument("--measure", action="store_true", help="measure two processes against one, here")
     parser.add_argument("--weights", type=Path, help="write the random weights here and keep them")
     parser.add_argument("--model", default="svd", help="default: svd")
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--frames", type=int, default=14)
     parser.add_argument("--height", type=int, default=256)
     parser.add_argument("--width", type=int, default=256)

@@ -17,9 +17,8 @@ from vcut.settings import Run, Settings, resolve
 pytestmark = pytest.mark.slow  # every form is run on the meta device
 
 GIB = 2**30
-ASKED = Way(offload=False, sequential=False, decode_dtype=torch.float32, decode_chunk=14)
+ASKED = Way(offload=False, sequential=False, dtype=torch.float16, decode_dtype=torch.float32, decode_chunk=14)
 LARGE = dataclasses.replace(MICRO, frames=16, height=512, width=512)
-HALF = {"dtype": torch.float16, "vae_dtype": torch.float32}
 PICTURE = str(Path(__file__).parents[2] / "examples" / "disc.png")
 
 
@@ -28,13 +27,13 @@ def run(**settings: object) -> Run:
 
 
 def test_with_enough_memory_nothing_is_changed() -> None:
-    way = fit(LARGE, run(), ASKED, 100 * GIB, **HALF)
+    way = fit(LARGE, run(), ASKED, 100 * GIB, vae_dtype=torch.float32)
     assert dataclasses.replace(way, peak=0) == ASKED
     assert way.differs(ASKED) == "everything as asked"
 
 
 def test_with_too_little_the_least_is_found_and_said() -> None:
-    way = fit(LARGE, run(), ASKED, 1, **HALF)
+    way = fit(LARGE, run(), ASKED, 1, vae_dtype=torch.float32)
     assert (
         way.offload
     )  # what takes most then is encoding, and further steps would change the output for nothing
@@ -47,10 +46,13 @@ def test_with_too_little_the_least_is_found_and_said() -> None:
 
 @pytest.mark.parametrize("tenths", range(0, 61, 6))
 def test_less_memory_takes_no_less_from_the_output(tenths: int) -> None:
-    most, least = (fit(LARGE, run(), ASKED, budget, **HALF).peak for budget in (100 * GIB, 1))
+    most, least = (
+        fit(LARGE, run(), ASKED, budget, vae_dtype=torch.float32).peak for budget in (100 * GIB, 1)
+    )
     budget = least + (most - least) * tenths // 60
     way, roomier = (
-        fit(LARGE, run(), ASKED, size, **HALF) for size in (budget, budget + (most - least) // 10)
+        fit(LARGE, run(), ASKED, size, vae_dtype=torch.float32)
+        for size in (budget, budget + (most - least) // 10)
     )
     assert way.peak <= budget
     assert (roomier.decode_chunk or 99) >= (way.decode_chunk or 99)
@@ -61,17 +63,29 @@ def test_less_memory_takes_no_less_from_the_output(tenths: int) -> None:
 def test_what_was_asked_for_is_not_taken_back() -> None:
     asked = dataclasses.replace(ASKED, offload=True, sequential=True, decode_chunk=2)
     for budget in (100 * GIB, 1):
-        way = fit(LARGE, run(), asked, budget, **HALF)
+        way = fit(LARGE, run(), asked, budget, vae_dtype=torch.float32)
         assert way.offload
         assert way.sequential
         assert (way.decode_chunk or 99) <= 2
-    assert not fit(LARGE, run(), ASKED, 1, may_offload=False, **HALF).offload
+    assert not fit(LARGE, run(), ASKED, 1, may_offload=False, vae_dtype=torch.float32).offload
+
+
+def test_float32_gives_way_to_half_precision_before_the_chunks_do() -> None:
+    full = dataclasses.replace(ASKED, dtype=torch.float32)
+    least = fit(LARGE, run(), full, 1, vae_dtype=torch.float32, half=torch.bfloat16)
+    assert (least.dtype, least.decode_dtype) == (torch.bfloat16, torch.bfloat16)
+    assert "UNet and CLIP are in bfloat16 (rounding)" in least.differs(full)
+    whole = dataclasses.replace(least, decode_chunk=14)
+    roomier = fit(LARGE, run(), full, peak(LARGE, run(), whole, torch.float32), vae_dtype=torch.float32,
+                  half=torch.bfloat16)  # fmt: skip
+    assert roomier.decode_chunk == 14
+    assert fit(LARGE, run(), full, 1, vae_dtype=torch.float32).dtype == torch.float32
 
 
 def test_a_run_without_guidance_is_sequential_already() -> None:
     one = run(guidance=(1.0, 1.0))
     ways = (dataclasses.replace(ASKED, offload=True, sequential=s) for s in (False, True))
-    alone, together = (peak(LARGE, one, way, torch.float16, torch.float32) for way in ways)
+    alone, together = (peak(LARGE, one, way, torch.float32) for way in ways)
     assert alone == together
 
 

@@ -28,13 +28,14 @@ HALVES = (torch.float16, torch.bfloat16)
 
 @dataclass(frozen=True)
 class Way:
-    """A way of running. ``offload`` and ``sequential`` leave the output equal, the other two change it.
+    """A way of running. ``offload`` and ``sequential`` leave the output equal, the others change it.
 
-    ``peak`` is in bytes, of the stage that takes most.
+    ``dtype`` is that of UNet and CLIP, ``peak`` is in bytes, of the stage that takes most.
     """
 
     offload: bool
     sequential: bool
+    dtype: torch.dtype
     decode_dtype: torch.dtype
     decode_chunk: int | None
     peak: int = 0
@@ -44,7 +45,8 @@ class Way:
         says = {
             "offload": "networks are offloaded (equal output)",
             "sequential": "guidance branches run one after the other (equal output)",
-            "decode_dtype": f"decoded in {str(self.decode_dtype).removeprefix('torch.')} (rounding)",
+            "decode_dtype": f"decoded in {_word(self.decode_dtype)} (rounding)",
+            "dtype": f"UNet and CLIP are in {_word(self.dtype)} (rounding)",
             "decode_chunk": f"decoded {self.decode_chunk} frames at a time (layers over time see no further)",
         }
         changed = (text for name, text in says.items() if getattr(self, name) != getattr(other, name))
@@ -57,44 +59,50 @@ def fit(
     asked: Way,
     budget: int,
     *,
-    dtype: torch.dtype,
     vae_dtype: torch.dtype,
+    half: torch.dtype | None = None,
     may_offload: bool = True,
 ) -> Way:
     """The first way that takes at most ``budget`` bytes, or the one of least memory.
 
     Ways of equal output come first. What was ``asked`` is never taken back. ``config`` has the run's
-    cross-attentions; ``dtype`` is that of UNet and CLIP.
+    cross-attentions; ``half`` is the half precision to turn to, None for that of UNet and CLIP or none.
     """
     tried = []
-    for way in _ways(asked, run.frames, dtype, may_offload):
-        tried.append(dataclasses.replace(way, peak=peak(config, run, way, dtype, vae_dtype)))
+    half = half or (asked.dtype if asked.dtype in HALVES else None)
+    for way in _ways(asked, run.frames, half, may_offload):
+        tried.append(dataclasses.replace(way, peak=peak(config, run, way, vae_dtype)))
         if tried[-1].peak <= budget:
             return tried[-1]
     return min(tried, key=lambda way: way.peak)
 
 
-def _ways(asked: Way, frames: int, dtype: torch.dtype, may_offload: bool) -> Iterator[Way]:
+def _ways(asked: Way, frames: int, half: torch.dtype | None, may_offload: bool) -> Iterator[Way]:
     whole = min(frames, asked.decode_chunk or frames)
-    half = dtype if dtype in HALVES else asked.decode_dtype
-    decodings = [(asked.decode_dtype, asked.decode_chunk), (half, asked.decode_chunk)]
-    decodings += [(half, chunk) for chunk in CHUNKS if chunk < whole]
-    for decode_dtype, chunk in dict.fromkeys(decodings):
+    decode_dtype, dtype = half or asked.decode_dtype, half or asked.dtype
+    forms = [asked, dataclasses.replace(asked, decode_dtype=decode_dtype)]
+    forms.append(dataclasses.replace(forms[-1], dtype=dtype))
+    forms += [dataclasses.replace(forms[-1], decode_chunk=chunk) for chunk in CHUNKS if chunk < whole]
+    for form in dict.fromkeys(forms):
         for offload in sorted({asked.offload, asked.offload or may_offload}):
             for sequential in sorted({asked.sequential, True}):
-                yield Way(offload, sequential, decode_dtype, chunk)
+                yield dataclasses.replace(form, offload=offload, sequential=sequential)
 
 
-def peak(config: SVDConfig, run: Run, way: Way, dtype: torch.dtype, vae_dtype: torch.dtype) -> int:
+def _word(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def peak(config: SVDConfig, run: Run, way: Way, vae_dtype: torch.dtype) -> int:
     """Bytes on the device at the peak of a clip: encoding, a step of the sampler, or decoding."""
     frames, _, height, width = run.latent
     chunk = min(frames, way.decode_chunk or frames)
     branches = 1 if way.sequential or not any(step.guided for step in run.plan) else 2
-    unet, vae, clip = _weights(config, dtype, vae_dtype, way.decode_dtype)
+    unet, vae, clip = _weights(config, way.dtype, vae_dtype, way.decode_dtype)
     weights = {"encode": max(vae, clip), "sample": unet, "decode": vae}
     live = {
         "encode": _encoding(config.vae, vae_dtype, run.height, run.width),
-        "sample": _calling(config.unet, dtype, branches, frames, height, width),
+        "sample": _calling(config.unet, way.dtype, branches, frames, height, width),
         "decode": _decoding(config.vae, way.decode_dtype, chunk, height, width),
     }
     most = max(live[stage] + (weights[stage] if way.offload else unet + vae + clip) for stage in live)
@@ -133,11 +141,11 @@ def _decoding(config: VAEConfig, dtype: torch.dtype, chunk: int, height: int, wi
 
 def table(config: SVDConfig, run: Run, gib: tuple[int, ...] = (8, 12, 16, 24)) -> Table:
     """Table of what fits on cards of so many GiB, of which a tenth is left to the driver and the desktop."""
-    asked = Way(False, False, torch.float32, run.settings.decode_chunk)
+    asked = Way(False, False, torch.float16, torch.float32, run.settings.decode_chunk)
     rows = []
     for size in gib:
         budget = int(0.9 * size * 2**30)
-        way = fit(config, run, asked, budget, dtype=torch.float16, vae_dtype=torch.float32)
+        way = fit(config, run, asked, budget, vae_dtype=torch.float32)
         fits = "" if way.peak <= budget else "does not fit: "
         rows.append((f"{size} GB", f"{way.peak / 2**30:.1f}", f"{fits}{way.differs(asked)}"))
     title = f"{config.name}, {run.frames} frames of {run.width}x{run.height}, float16, {run.preset.name}"

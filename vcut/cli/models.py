@@ -104,7 +104,7 @@ def add_memory(parser: argparse.ArgumentParser) -> None:
         default=False,
         metavar="auto|GiB",
         help="fit the run into what is free on the GPU, or into so many GiB, by --sequential, --offload, "
-        "--decode-dtype and --decode-chunk in this order, as far as it takes (default: auto on CUDA)",
+        "--decode-dtype, --dtype and --decode-chunk in this order, as far as it takes (default: auto on CUDA)",
     )
 
 
@@ -117,6 +117,7 @@ def within_memory(args: argparse.Namespace, config: SVDConfig, run: Run, device:
     import torch
 
     from vcut.analysis.fit import Way, fit
+    from vcut.kernels.runtime import is_emulated
     from vcut.loading import default_device, default_dtype
 
     place = torch.device(device or default_device())
@@ -130,17 +131,19 @@ def within_memory(args: argparse.Namespace, config: SVDConfig, run: Run, device:
         budget = torch.cuda.mem_get_info(place)[0]
     else:
         raise ConfigError(f"--memory auto: the free memory of {place} is not known, give a number of GiB")
-    dtype = default_dtype(place) if args.dtype == "auto" else getattr(torch, args.dtype)
+    free = args.dtype == "auto"
+    half = torch.bfloat16 if free and place.type == "cpu" and not is_emulated(torch.bfloat16) else None
     asked = Way(
         args.offload,
         run.settings.sequential,
+        default_dtype(place) if free else getattr(torch, args.dtype),
         getattr(torch, args.decode_dtype or args.vae_dtype),
         run.settings.decode_chunk,
     )
     form = dataclasses.replace(config.unet, tca=run.preset.tca, sca=run.preset.sca)
     whole = dataclasses.replace(config, unet=form)
     vae_dtype = getattr(torch, args.vae_dtype)
-    way = fit(whole, run, asked, budget, dtype=dtype, vae_dtype=vae_dtype, may_offload=not args.compile)
+    way = fit(whole, run, asked, budget, vae_dtype=vae_dtype, half=half, may_offload=not args.compile)
     there = f"{way.peak / 2**30:.1f} of {budget / 2**30:.1f} GiB"
     if way.peak > budget:
         fault = f"the least that this run takes is {there}: take a smaller size or fewer frames"
@@ -149,7 +152,8 @@ def within_memory(args: argparse.Namespace, config: SVDConfig, run: Run, device:
         lines.warn(f"note: {fault}, if it fails")
     elif not args.quiet:
         lines.say(f"memory   {there}: {way.differs(asked)}")
-    args.offload, args.decode_dtype = way.offload, str(way.decode_dtype).removeprefix("torch.")
+    args.offload = way.offload
+    args.dtype, args.decode_dtype = (str(t).removeprefix("torch.") for t in (way.dtype, way.decode_dtype))
     settings = run.settings.replace(sequential=way.sequential, decode_chunk=way.decode_chunk)
     return dataclasses.replace(run, settings=settings)
 
