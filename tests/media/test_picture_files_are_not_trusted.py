@@ -129,16 +129,17 @@ def test_more_memory_than_is_safe_is_refused_whatever_pillow_allows(
 def test_the_bound_counts_bytes_and_what_a_decoder_holds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    needs = {"RGB": 24 * 36 * 4 * 2, "L": 24 * 36 * 2}
-    for mode, least in needs.items():
-        Image.fromarray(RGB).convert(mode).save(tmp_path / f"{mode}.png")
+    needs = {("RGB", "png"): 24 * 36 * 4 * 2, ("L", "png"): 24 * 36 * 2, ("RGB", "webp"): 24 * 36 * 4 * 5}
+    for (mode, suffix), least in needs.items():
+        path = tmp_path / f"{mode}.{suffix}"
+        Image.fromarray(RGB).convert(mode).save(path)
         for limit, opens in ((least, True), (least - 1, False)):
             monkeypatch.setattr(files, "LARGEST", limit)
             if opens:
-                images.pixels(tmp_path / f"{mode}.png")
+                images.pixels(path)
                 continue
             with pytest.raises(MediaError, match="36 x 24: it would take"):
-                images.pixels(tmp_path / f"{mode}.png")
+                images.pixels(path)
 
 
 @pytest.mark.slow
