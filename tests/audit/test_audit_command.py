@@ -72,6 +72,11 @@ def test_without_a_picture_the_unet_alone_is_read(command: Command, monkeypatch:
     assert "the identity holds" in command()
 
 
+def test_a_file_with_a_picture_takes_the_options_of_reading(command: Command) -> None:
+    picture = str(Path(__file__).parents[2] / "examples" / "disc.png")
+    assert "the identity holds" in command(str(loading.BOXED), "--image", picture, "--ignore-unknown")
+
+
 @pytest.mark.parametrize("layout", ["vcut", "sgm", "diffusers"])
 def test_a_file_or_folder_of_a_unet_alone_will_do(command: Command, tmp_path: Path, layout: str) -> None:
     whole = tmp_path / ("whole" if layout == "diffusers" else "whole.safetensors")

@@ -106,12 +106,15 @@ def _subject(args: argparse.Namespace) -> tuple[UNet, Tensor | None]:
     import vcut
     from vcut.media import images
 
-    source = models.source(args)
     dtype, device = getattr(torch, args.dtype), values.device(args.device)
     if args.image is None:
-        return vcut.load_unet(args.model, preset=args.preset, dtype=dtype, device=device, **source), None
+        unet = vcut.load_unet(
+            args.model, preset=args.preset, dtype=dtype, device=device, **models.source(args)
+        )
+        return unet, None
     # a fault of the picture is found before the model is loaded
-    model, config = options.configuration(args.model, **source)
+    model, config = options.configuration(args.model, **models.source(args))
     picture = images.to_tensor(args.image, config.height, config.width)
-    pipe = vcut.load(model, preset=args.preset, dtype=dtype, device=device, **source)
+    how = models.source(args, model)
+    pipe = vcut.load(model, preset=args.preset, dtype=dtype, device=device, **how)
     return pipe.unet, pipe.embed(picture[None])

@@ -50,8 +50,10 @@ def add_source(group: argparse._ArgumentGroup | argparse.ArgumentParser) -> None
     )
 
 
-def source(args: argparse.Namespace) -> dict[str, Any]:
-    """Keywords of :func:`vcut.loading.find`."""
+def source(args: argparse.Namespace, model: str | Found = "") -> dict[str, Any]:
+    """Keywords of :func:`vcut.loading.find`; none for a ``model`` that it has found already."""
+    if not isinstance(model, str):
+        return {}
     names = ("unet", "variant", "revision", "ignore_unknown")
     return {name: getattr(args, name) for name in names if name in args}
 
@@ -186,7 +188,7 @@ def load(
         decode_dtype=None if args.decode_dtype is None else getattr(torch, args.decode_dtype),
         offload=args.offload,
         pack=not args.compile,
-        **(source(args) if isinstance(model, str) else {}),
+        **source(args, model),
     )
     if args.compile:
         pipe.unet.compile()
