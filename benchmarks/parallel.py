@@ -65,7 +65,7 @@ MACHINES = (
     Machine("A100 80 GB", "NVLink 3", 240e9),
     Machine("H100", "NVLink 4", 360e9),
 )
-"""Of PCIe 4's 32 GB/s each way and of NVLink's 300 and 450, what collectives reach is taken to be less."""
+"""Machines to predict for. Collectives are taken to reach less than PCIe 4's 32 GB/s and NVLink's 300 and 450."""
 
 
 def temporal_layers(config: UNetConfig, height: int, width: int) -> Iterator[tuple[str, int, int]]:

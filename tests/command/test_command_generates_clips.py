@@ -113,6 +113,7 @@ def test_defaults_leave_everything_to_the_library(photo: str, calls: Calls) -> N
             "decode_dtype": None,
             "offload": False,
             "pack": True,
+            "unet": None,
             "variant": None,
             "revision": None,
             "ignore_unknown": False,
