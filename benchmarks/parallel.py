@@ -4,10 +4,10 @@
     python -m benchmarks.parallel --measure [--dtype float32] [--weights FOLDER] [--rounds 3]
 
 The measurement starts two processes of one thread each, on random weights at full width: in bfloat16 packed as the
-command packs them, 4 GB each, in float32 plain, 7 GB each. Rank 0 runs each part alone, while the other sleeps, and
-then together with it, in turns. A clip is 16 guided calls, 9 cut calls and one decoding. Beside the seconds on the
-clock stand those that rank 0 spent on a CPU: on a machine that has other things to do they say what an idle one would
-need, but for the time in which one waits for the other.
+command packs them, 4 GB each; in float32 plain, as they lie in the file, which both map. Rank 0 runs each part alone,
+while the other sleeps, and then together with it, in turns. A clip is 16 guided calls, 9 cut calls and one decoding.
+Beside the seconds on the clock stand those that rank 0 spent on a CPU: on a machine that has other things to do they
+say what an idle one would need, but for the time in which one waits for the other.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ PARTS = ("guided call", "cut call", "decoding")
 def measure(args: argparse.Namespace) -> None:
     """Start two processes, and print what they found."""
     with weights_folder(args.weights) as folder:
-        model = write_model(folder, configuration(args.model), "bfloat16")
+        model = write_model(folder, configuration(args.model), args.dtype)
         words = [
             "--nproc-per-node",
             "2",
@@ -226,7 +226,7 @@ def work(args: argparse.Namespace) -> None:
     torch.set_grad_enabled(False)
     torch.set_num_threads(1)
     dtype = getattr(torch, args.dtype)
-    pack = dtype != torch.float32  # packed for minimal filtering, two models in float32 would take 30 GB
+    pack = dtype != torch.float32  # two packed copies in float32 would take 18 GB
     load = functools.partial(vcut.load, args.model, dtype=dtype, vae_dtype=dtype, device="cpu", pack=pack)
     parallel.together(functools.partial(_lead, args, load), load, device="cpu")
 
