@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -112,6 +113,23 @@ def test_reading_in_small_windows_reads_the_same(
     assert_identical(state, {key: tensor.double() for key, tensor in MODEL["unet"].items()})
 
 
+def test_the_file_is_mapped_anew_once_more_than_a_window_was_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So what was read and let go no longer counts as this process's memory."""
+    opened: list[Path] = []
+    plain = weights_tools.tensor_file._opened
+    monkeypatch.setattr(weights_tools.tensor_file, "_opened", lambda path: opened.append(path) or plain(path))
+    monkeypatch.setattr(weights_tools.tensor_file, "WINDOW", 8)
+    save(tmp_path / "a.safetensors", {name: torch.ones(2) for name in "abcde"}, {})
+    reader = weights_tools.tensor_file.Reader(tmp_path / "a.safetensors")
+    counts = []
+    for name in "abcde":
+        assert reader[name].sum() == 2
+        counts.append(len(opened))
+    assert counts == [1, 1, 2, 2, 3]
+
+
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="asks Linux what is mapped where")
 def test_without_a_cast_tensors_are_views_of_the_file(checkpoints: dict[Layout, Path]) -> None:
     state = read(checkpoints["vcut"], "unet")
@@ -195,6 +213,44 @@ def test_our_files_are_byte_for_byte_those_of_the_safetensors_library(tmp_path: 
     save(tmp_path / "ours.safetensors", tensors, {"format": "pt"})
     save_file(tensors, tmp_path / "theirs.safetensors", {"format": "pt"})
     assert (tmp_path / "ours.safetensors").read_bytes() == (tmp_path / "theirs.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("length", range(8))
+def test_tensors_begin_at_a_multiple_of_8_bytes(tmp_path: Path, length: int) -> None:
+    save(tmp_path / "padded.safetensors", {"a": torch.ones(1)}, {"note": length * "x"})
+    assert ((tmp_path / "padded.safetensors").stat().st_size - 4) % 8 == 0
+
+
+def test_a_tensor_that_is_not_what_was_promised_is_not_written(tmp_path: Path) -> None:
+    """Offsets are written before it is asked for."""
+    promised: dict[str, Any] = {"a": (torch.float32, (3,))}
+    for tensor in (torch.zeros(4), torch.zeros(3, dtype=torch.float16)):
+        with pytest.raises(CheckpointError, match=r"a: expected .*float32, .*found"):
+            weights_tools.tensor_file.write(tmp_path / "a.safetensors", promised, {"a": tensor}, {})
+
+
+def test_writing_tells_how_far_it_is(tmp_path: Path) -> None:
+    tensors = {"a": torch.ones(2), "b": torch.ones(3)}
+    told: list[tuple[int, int]] = []
+    path = tmp_path / "told.safetensors"
+    weights_tools.tensor_file.write(
+        path, weights_tools.tensor_file.specs(tensors), tensors, {}, lambda *done: told.append(done)
+    )
+    size = path.stat().st_size
+    assert told == [(size - 12, size), (size, size)]
+
+
+def test_a_file_that_the_system_does_not_give_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path / "mine.safetensors", {"a": torch.ones(1)}, {})
+
+    def refuse(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(CheckpointError, match=r"mine\.safetensors cannot be read: Input/output error"):
+        weights_tools.tensor_file.read_header(tmp_path / "mine.safetensors")
 
 
 def test_views_shared_and_strided_tensors_are_written_in_full(tmp_path: Path) -> None:
