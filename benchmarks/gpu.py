@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 import vcut
+from benchmarks.harness.compiling import compile_blocks
 from benchmarks.harness.report import machine
 from benchmarks.harness.weights import DTYPES, configuration
 from benchmarks.harness.worker import first_line
@@ -35,8 +36,6 @@ from vcut.config import PRESETS, SVDConfig
 from vcut.errors import is_out_of_memory
 from vcut.sampling import Branch, karras_sigmas, linear, plan, precondition, sample
 from vcut.unet import UNet, fold
-from vcut.unet.resnet import SpatioTemporalResnet
-from vcut.unet.transformer import Block
 from vcut.vae import VAE
 from weights_tools.configs import diffusers_files
 from weights_tools.remap import to_layout
@@ -138,10 +137,7 @@ class Bench:
 def compiled(unet: nn.Module, way: str, backend: str) -> None:
     """Let ``unet`` be compiled when it is called, in the given way."""
     if way == "per block":
-        kinds: tuple[type[nn.Module], ...] = (SpatioTemporalResnet, Block)
-        for module in unet.modules():
-            if isinstance(module, kinds):
-                module.compile(backend=backend, dynamic=False)
+        compile_blocks(unet, backend)
     elif way == "cuda graphs":
         unet.compile(mode="reduce-overhead", dynamic=False)
     elif way == "whole":

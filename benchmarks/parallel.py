@@ -239,8 +239,8 @@ def _lead(
     pipes = {"alone": alone, "together": share(alone)}
     found: dict[str, list[tuple[float, float]]] = {}
     # First everything once at a small size, to warm up.
-    for frames, height, width in [(2, 64, 64), *[(args.frames, args.height, args.width)] * args.rounds]:
-        size = Settings(steps=1, frames=frames, height=height, width=width)
+    for height, width in [(64, 64), *[(args.height, args.width)] * args.rounds]:
+        size = Settings(steps=1, frames=args.frames, height=height, width=width)
         runs = {
             part: resolve(size.replace(cut=1 if part == "cut call" else 2), alone.config, alone.preset)
             for part in PARTS

@@ -16,6 +16,7 @@ a GPU, which are larger than a CPU's.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -30,6 +31,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.harness import command
+from benchmarks.harness.compiling import compile_blocks
 from benchmarks.harness.report import HELD, Found, Row
 from benchmarks.harness.rounds import Entry, alternate, difference, entry_notes, workers
 from benchmarks.harness.weights import DTYPES, configuration, native, path_size, write_part
@@ -44,6 +46,9 @@ from weights_tools.checkpoint import open_checkpoint
 MODULE = "benchmarks.unet"
 FORMS = {"baseline": "vcut, baseline", "lossless": "vcut, lossless", "vcut": "vcut, cut form"}
 """Presets, and what the report calls them."""
+
+COMPILED = ("compiled", "compiled per block")
+"""Ways to compile a network: as a whole, and each of its blocks, of which those of one shape share their code."""
 
 
 class Caller(NamedTuple):
@@ -61,7 +66,7 @@ CALLERS = {
     "diffusers-same": Caller(CONTENDERS["diffusers-same"], "diffusers-same"),
     **{form: Caller(label, "vcut", form) for form, label in FORMS.items()},
     "one-branch": Caller(f"{FORMS['vcut']}, one branch", "vcut", "vcut", one_branch=True),
-    **{way: Caller(f"vcut, {way}", "vcut", "lossless", way) for way in ("plain", "packed", "compiled")},
+    **{way: Caller(f"vcut, {way}", "vcut", "lossless", way) for way in ("plain", "packed", *COMPILED)},
 }
 """All contenders, by the names that ``--contenders`` takes."""
 
@@ -178,7 +183,7 @@ def _measured(
         processes, _ = workers(stack, MODULE, builds, HELD if settings.held else None)
         first = {}
         for _, caller, call in turns:
-            if call.way == "compiled":
+            if call.way in COMPILED:
                 reply = processes[caller.process].ask("run", variant=call.variant, output=None, trim=False)
                 first[call] = reply["seconds"]
         entries = [
@@ -280,7 +285,7 @@ def build(contender: str, *, path: str, model: str, calls: Sequence[dict[str, An
 
     with torch.no_grad():
         for call in dict.fromkeys(small):
-            if call.way != "compiled":
+            if call.way not in COMPILED:
                 ready(call)()
         return {call.variant: ready(call) for call in (*wanted, *small)}, {}
 
@@ -295,9 +300,13 @@ def _unets(trained: UNet, wanted: set[tuple[str, str]]) -> dict[tuple[str, str],
     """UNets by form and way. What they have in common is packed once."""
     unets = {(form, way): fold(trained, tca=PRESETS[form].tca, sca=PRESETS[form].sca) for form, way in wanted}
     pack(*(unet for (_, way), unet in unets.items() if way == "packed"))
-    for (_, way), unet in unets.items():
+    for (form, way), unet in unets.items():
         if way == "compiled":
             unet.compile()
+        elif way == "compiled per block":
+            # Blocks of its own, with the weights of all: networks made by fold share what is alike in them.
+            unets[form, way] = copy.deepcopy(unet, {id(weight): weight for weight in unet.parameters()})
+            compile_blocks(unets[form, way])
     return unets
 
 
@@ -327,7 +336,7 @@ def _their_call(unet: Any, config: SVDConfig, call: Call) -> Callable[[], Tensor
 
 _EVERYONE = ("diffusers", "diffusers-same", *FORMS, "one-branch")
 _FORMER = ("diffusers", "diffusers-same", "lossless")
-_WAYS = ("plain", "packed", "compiled")
+_WAYS = ("plain", "packed", *COMPILED)
 _GROWING = ("2x192x128", "4x192x128", "8x192x128", "4x128x64", "4x320x192")
 _SIZES = ("1x64x64", "4x128x128", "8x192x128", "14x320x192")
 _quick = partial(Settings, clips=("2x64x64",), model="tiny", dtype=("float32",), rounds=1, minutes=1.0)

@@ -185,6 +185,7 @@ def train(
         lr=recipe.lr,
         betas=(0.9, 0.99),
         weight_decay=recipe.weight_decay,
+        fused=True,
     )
     average = Average(objective, recipe.ema)
     first, seconds = 0, 0.0
@@ -192,6 +193,7 @@ def train(
         state = load(state_path)
         objective.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
+        optimiser.param_groups[0]["fused"] = True  # an older state may say otherwise
         average.values = {name: value.to(device) for name, value in state["average"].items()}
         first, seconds = state["step"], state["seconds"]
     forward: nn.Module = objective

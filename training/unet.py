@@ -33,7 +33,7 @@ from vcut.vae import VAE
 
 RECIPE = Recipe(steps=20_000, batch=8, lr=1e-3, lr_end=2e-5, warmup=300, weight_decay=0.01, ema=0.999)
 
-LOG_SIGMA_MEAN, LOG_SIGMA_STD = 1.0, 1.6
+LOG_SIGMA_MEAN, LOG_SIGMA_STD = 1.8, 1.7
 # The share of noise levels that are drawn evenly in ln(sigma) over the sampler's whole range.
 WHOLE_RANGE = 0.1
 LOG_AUG_MEAN, LOG_AUG_STD = -3.5, 0.6
