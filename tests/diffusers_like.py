@@ -1,7 +1,8 @@
 """A UNet of diffusers' shape in a few lines, and the kinds of change that projects built on SVD make to it.
 
 It has what the integration looks at: transformers with spatial and temporal blocks, ``attn2`` and ``norm2`` in them,
-and arguments of diffusers' names. The rest is as small as it gets.
+and arguments of diffusers' names. The rest is as small as it gets. Transformers and blocks say that they are
+diffusers'; a subclass of them is a project's own.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """Takes rows ``[n, q, c]``; over time it rearranges frames of pixels to pixels of frames and back."""
 
+    __module__ = "diffusers.like"
+
     def __init__(self, temporal: bool) -> None:
         super().__init__()
         self.temporal = temporal
@@ -67,13 +70,16 @@ class Transformer(nn.Module):
     ``(b p)``, clip by clip, is right; diffusers before 0.28 had ``(p b)``, which mixes the clips of a batch.
     """
 
+    __module__ = "diffusers.like"
+
     def __init__(self, order: Literal["(b p)", "(p b)"]) -> None:
         super().__init__()
         self.order = order
         self.transformer_blocks = nn.ModuleList([Block(False)])
         self.temporal_transformer_blocks = nn.ModuleList([Block(True)])
 
-    def forward(self, x: Tensor, context: Tensor, num_frames: int, **further: Any) -> Tensor:
+    def forward(self, x: Tensor, encoder_hidden_states: Tensor, num_frames: int, **further: Any) -> Tensor:
+        context = encoder_hidden_states
         pixels, first = x.shape[1], context.unflatten(0, (-1, num_frames))[:, 0]  # [b, m, d]
         over = (
             first[:, None].expand(-1, pixels, -1, -1)
@@ -124,7 +130,8 @@ class UNet(nn.Module):
         x = self.conv_in(sample.flatten(0, 1)) + noise.repeat_interleave(f)[:, None, None, None]
         for i, transformer in enumerate(self.transformers):
             rows = x.flatten(2).transpose(1, 2)
-            x = transformer(rows, context, f, **further).transpose(1, 2).unflatten(2, (h, w))
+            x = transformer(rows, encoder_hidden_states=context, num_frames=f, **further)
+            x = x.transpose(1, 2).unflatten(2, (h, w))
             if down_block_additional_residuals is not None:
                 x = x + down_block_additional_residuals[i]
         for residual in (mid_block_additional_residual, pose_latents):
@@ -165,3 +172,7 @@ class Pipe:
 
 def embedding(rows: int = 2, tokens: int = 1) -> Tensor:
     return torch.randn(rows, tokens, CONTEXT, generator=torch.Generator().manual_seed(9))
+
+
+def close(a: Tensor, b: Tensor, tolerance: float = 1e-5) -> bool:
+    return bool((a - b).abs().max() <= tolerance * b.abs().max())

@@ -22,6 +22,7 @@ from training import world
 from training.config import HELD_OUT_SEED
 from vcut.errors import ConfigError
 from vcut.integrations.diffusers import accelerate, as_diffusers
+from vcut.integrations.folding import FoldedAttention
 from vcut.loading import BOXED, random_model
 from vcut.settings import Settings, resolve
 from weights_tools.convert import convert
@@ -108,7 +109,14 @@ def test_two_pictures_in_a_row_and_at_once(pipe: Any) -> None:
     with accelerate(pipe):
         for each, latents in zip((first, second), expected, strict=True):
             assert relative_error(run(pipe, each, 4), latents) < TOLERANCE
+        rows = set()
+        for module in pipe.unet.modules():
+            if isinstance(module, FoldedAttention):
+                module.linear.register_forward_hook(
+                    lambda _, given, __: rows.add(given[0].shape[:-1].numel())
+                )
         assert relative_error(run(pipe, [first, second], 4, num_videos_per_prompt=2), together) < TOLERANCE
+        assert rows == {2 * 2 * 2 * 8}  # branches, pictures, clips of each and frames: none a pixel
     with accelerate(pipe, "vcut"):  # its step of 4 is the fourth
         alone = [run(pipe, each, 4) for each in (first, second)]
         assert torch.equal(run(pipe, first, 4), alone[0])

@@ -97,8 +97,13 @@ def check() -> None:
     pipe = small(diffusers, transformers)
     picture = Image.fromarray(np.random.default_rng(1).integers(0, 256, (32, 32, 3), dtype=np.uint8))
     expected = run()
+    rows: set[int] = set()
     with accelerate(pipe):
+        for name, module in pipe.unet.named_modules():
+            if name.endswith("attn2.linear"):
+                module.register_forward_hook(lambda _, given, __: rows.add(given[0].shape[:-1].numel()))
         lossless = error(run(), expected)
+    assert rows == {2 * 3}, f"branches and frames, got {rows}"
     with accelerate(pipe, "baseline", cut=17):
         cut = run()
     with accelerate(pipe, "lossless", cut=17) as accelerated:

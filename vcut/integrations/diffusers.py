@@ -51,7 +51,7 @@ class Accelerated:
 
     def remove(self) -> None:
         """Put everything back as it was: the same modules with the same weights. Again, it does nothing."""
-        unfold_in_place(self.unet)
+        unfold_in_place(self.unet, self.folds)
         for handle in self.handles:
             handle.remove()
 
@@ -135,6 +135,6 @@ def _layers(unet: nn.Module) -> list[FoldedAttention]:
 def _idle(unet: nn.Module) -> tuple[int, int]:
     """Numbers of weights that no call reads any more, and of all weights that the UNet had."""
     layers = _layers(unet)
-    new = sum(p.numel() for layer in layers for p in layer.parameters(recurse=False))
+    new = sum(p.numel() for layer in layers if layer.linear for p in layer.linear.parameters())
     old = sum(p.numel() for layer in layers for p in layer.parameters()) - new
     return old - new, sum(p.numel() for p in unet.parameters()) - new

@@ -3,8 +3,12 @@
 A layer is a module like any other, put where ``attn2`` was. What it replaced is kept inside it, so that casts, moves,
 copies and offloading reach both, and so that it can be put back with nothing remembered elsewhere.
 
-Shapes: n rows, q queries of a row, c channels of a block, d width of the context. What a row is, a frame or a pixel,
-and in which order rows stand, is the caller's: each row is mapped by itself.
+A transformer of diffusers' gets a context for each frame, and repeats that of a clip's first frame for all pixels of
+the clip. So the context is mapped where it enters, and what is repeated, in whichever order, is the result. What a
+project's own transformer does to its context is not known: there each attention maps the rows that it is given.
+
+Shapes: b clips, f frames, n rows (frames or pixels), q queries of a row, c channels of a block, d width of the
+context, m tokens.
 """
 
 from __future__ import annotations
@@ -13,8 +17,8 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from vcut.config import Mode, Preset
 from vcut.errors import ConfigError
@@ -41,14 +45,10 @@ class FoldedAttention(nn.Module):
     def __init__(self, norm: nn.Module, attention: Any, *, drop: bool, keep: bool) -> None:
         super().__init__()
         self.norm, self.attention = norm, attention
-        self.drop, self.keep = drop, keep
+        self.keep = keep
         self.width = attention.to_v.in_features
-        out = attention.to_out[0]
-        weight = None if drop else made([out.weight, attention.to_v.weight])
-        bias = None if drop or out.bias is None else out.bias.clone()
-        self.weight, self.bias = (
-            None if tensor is None else nn.Parameter(tensor, requires_grad=False) for tensor in (weight, bias)
-        )
+        self.linear = None if drop else _product(attention.to_v, attention.to_out[0])
+        self.part: slice | None = None  # its own, of a context that was mapped ahead
         self.train(attention.training)
 
     def forward(
@@ -58,18 +58,21 @@ class FoldedAttention(nn.Module):
         attention_mask: Tensor | None = None,
         **others: Any,
     ) -> Tensor:
-        """Map ``encoder_hidden_states [n, 1, d]``. A mask over one key changes nothing.
+        """Map ``encoder_hidden_states [n, 1, d]``, or take its part of what :func:`_mapped_ahead` put behind these d.
+
+        A mask over one key changes nothing.
 
         Raises:
             ConfigError: the context has more than one token, or the caller wants something besides attention.
         """
-        e = encoder_hidden_states
+        e, mapped = encoder_hidden_states, None
+        if e is not None and self.part is not None and e.shape[-1] > self.width:
+            e, mapped = e[..., : self.width], e[..., self.part]
         unknown = [name for name, value in others.items() if value is not None]
         if e is not None and e.ndim == 3 and e.shape[1] == 1 and not unknown:
-            if self.weight is None:
+            if self.linear is None:
                 return hidden_states.new_zeros(1)
-            # rows that are one row in memory, as diffusers has them for the pixels of a single clip
-            return F.linear(e[:1] if e.stride(0) == 0 else e, self.weight, self.bias)
+            return self.linear(e) if mapped is None else mapped
         if self.keep:
             return self.attention(
                 self.norm(hidden_states),
@@ -93,21 +96,30 @@ class Site(NamedTuple):
 
 
 class Folds(NamedTuple):
-    """Names of the attentions that were folded and dropped, and of those that were left, each with the reason."""
+    """Names of the attentions that were folded and dropped, and of those that were left, each with the reason.
+
+    ``ahead`` takes away the hooks of the transformers that map their context as it enters.
+    """
 
     folded: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     kept: tuple[tuple[str, str], ...] = ()
+    ahead: tuple[RemovableHandle, ...] = ()
 
 
 def sites(unet: nn.Module) -> Iterator[Site]:
     """The blocks with a cross-attention in the spatio-temporal transformers of ``unet``."""
+    for name, module in _transformers(unet):
+        for blocks in ("transformer_blocks", "temporal_transformer_blocks"):
+            for i, block in enumerate(getattr(module, blocks)):
+                if getattr(block, "attn2", None) is not None:
+                    yield Site(f"{name}.{blocks}.{i}.attn2", block, blocks.startswith("temporal"))
+
+
+def _transformers(unet: nn.Module) -> Iterator[tuple[str, Any]]:
     for name, module in unet.named_modules():
         if hasattr(module, "transformer_blocks") and hasattr(module, "temporal_transformer_blocks"):
-            for blocks in ("transformer_blocks", "temporal_transformer_blocks"):
-                for i, block in enumerate(getattr(module, blocks)):
-                    if getattr(block, "attn2", None) is not None:
-                        yield Site(f"{name}.{blocks}.{i}.attn2", block, blocks.startswith("temporal"))
+            yield name, module
 
 
 @torch.inference_mode(False)  # what is made here has to outlive it
@@ -134,17 +146,55 @@ def fold_in_place(unet: nn.Module, preset: Preset, *, keep: bool) -> Folds:
     for site, layer in done:
         site.block.attn2, site.block.norm2 = layer, nn.Identity()
     return Folds(
-        tuple(site.name for site, layer in done if not layer.drop),
-        tuple(site.name for site, layer in done if layer.drop),
+        tuple(site.name for site, layer in done if layer.linear is not None),
+        tuple(site.name for site, layer in done if layer.linear is None),
         tuple(kept),
+        # without folded temporal attentions nothing is repeated
+        _map_ahead(unet) if preset.tca == "linear_cached" else (),
     )
 
 
-def unfold_in_place(unet: nn.Module) -> None:
+def unfold_in_place(unet: nn.Module, folds: Folds) -> None:
     """Put back what :func:`fold_in_place` replaced, the same modules in the same places."""
+    for handle in folds.ahead:
+        handle.remove()
     for _, block, _ in list(sites(unet)):
         if isinstance(layer := block.attn2, FoldedAttention):
             block.norm2, block.attn2 = layer.norm, layer.attention
+
+
+def _map_ahead(unet: nn.Module) -> tuple[RemovableHandle, ...]:
+    """Put the hook on each transformer whose context reaches folded attentions alone, and those unchanged."""
+    handles = []
+    for _, transformer in _transformers(unet):
+        blocks = (*transformer.transformer_blocks, *transformer.temporal_transformer_blocks)
+        known = all(_is_diffusers(each) for each in (transformer, *blocks))
+        if known and all(isinstance(block.attn2, FoldedAttention) for block in blocks):
+            end = blocks[0].attn2.width
+            for layer in _layers(transformer):
+                start, end = end, end + (layer.linear.out_features if layer.linear else 0)
+                layer.part = slice(start, end)
+            handles.append(transformer.register_forward_pre_hook(_mapped_ahead, with_kwargs=True))
+    return tuple(handles)
+
+
+def _is_diffusers(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("diffusers.") and "forward" not in vars(module)
+
+
+def _mapped_ahead(
+    transformer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Any, Any] | None:
+    """Follow the context ``[b * f, m, d]`` of a call, along d, by what each folded attention maps it to."""
+    e = kwargs.get("encoder_hidden_states")
+    if e is None:
+        return None
+    parts = [layer.linear(e) for layer in _layers(transformer) if layer.linear is not None]
+    return args, kwargs | {"encoder_hidden_states": torch.cat([e.to(parts[0].dtype), *parts], -1)}
+
+
+def _layers(transformer: nn.Module) -> list[FoldedAttention]:
+    return [module for module in transformer.modules() if isinstance(module, FoldedAttention)]
 
 
 def folded(block: Any, *, drop: bool, keep: bool) -> FoldedAttention | str:
@@ -153,6 +203,15 @@ def folded(block: Any, *, drop: bool, keep: bool) -> FoldedAttention | str:
         return why
     layer = FoldedAttention(block.norm2, block.attn2, drop=drop, keep=keep)
     return layer if drop or _agrees(layer) else "it does not compute W_o W_v e + b_o when tried on one token"
+
+
+def _product(to_v: nn.Linear, to_out: nn.Linear) -> nn.Linear:
+    """``W_o W_v`` and ``b_o`` as one layer. Made on meta, it draws no random numbers."""
+    linear = nn.Linear(to_v.in_features, to_out.out_features, bias=to_out.bias is not None, device="meta")
+    linear.weight = nn.Parameter(made([to_out.weight, to_v.weight]), requires_grad=False)
+    if to_out.bias is not None:
+        linear.bias = nn.Parameter(to_out.bias.clone(), requires_grad=False)
+    return linear
 
 
 def _not_plain(block: Any) -> str | None:
@@ -187,9 +246,10 @@ def _not_plain(block: Any) -> str | None:
 
 def _agrees(layer: FoldedAttention) -> bool:
     """Whether the attention gives the same for one made-up token, to rounding in its dtype and in TF32."""
-    assert layer.weight is not None
-    queries = torch.arange(3.0 * layer.attention.to_q.in_features).sin().view(1, 3, -1).to(layer.weight)
-    context = torch.arange(float(layer.width)).cos().view(1, 1, -1).to(layer.weight)
+    assert layer.linear is not None
+    weight = layer.linear.weight
+    queries = torch.arange(3.0 * layer.attention.to_q.in_features).sin().view(1, 3, -1).to(weight)
+    context = torch.arange(float(layer.width)).cos().view(1, 1, -1).to(weight)
     got, expected = layer.attention(queries, encoder_hidden_states=context), layer(queries, context)
-    tolerance = max(32 * torch.finfo(layer.weight.dtype).eps, 2e-3)
+    tolerance = max(32 * torch.finfo(weight.dtype).eps, 2e-3)
     return bool((got - expected).abs().max() <= tolerance * expected.abs().max())
