@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import io
+import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -53,7 +56,7 @@ def relative(a: torch.Tensor, b: torch.Tensor) -> float:
 def test_a_product(
     module: nn.Module, dtype: torch.dtype, packs_filters: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onednn, "packs_filters", lambda: packs_filters)
+    monkeypatch.setattr(onednn, "packs_filters", lambda channels: packs_filters)
     plain = nn.Sequential(copy.deepcopy(module)).to(dtype).requires_grad_(False)
     network = copy.deepcopy(plain)
     weight = next(network.parameters())
@@ -75,6 +78,7 @@ def test_narrow_maps_do_not_see_each_other(
     width: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(packing, "WIDE", 24)
+    monkeypatch.setattr(onednn, "packs_filters", lambda channels: True)
     plain = Conv(24, 40, 3, padding=1).to(dtype).requires_grad_(False)
     if not can_pack(plain.weight):
         pytest.skip(f"this CPU does not pack {dtype}")
@@ -88,7 +92,7 @@ def test_narrow_maps_do_not_see_each_other(
 
 @torch.no_grad()
 def test_upsampling_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onednn, "packs_filters", lambda: True)
+    monkeypatch.setattr(onednn, "packs_filters", lambda channels: True)
     plain = nn.Sequential(UpsamplingConv(24, 40)).requires_grad_(False)
     network = copy.deepcopy(plain)
     assert pack(network) == can_pack(next(plain.parameters()))
@@ -96,6 +100,35 @@ def test_upsampling_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = plain(x)
     monkeypatch.setattr(parts, "PART_BYTES", {"cpu": 1})
     assert relative(network(x), expected) < 1e-6
+
+
+CALLS = """
+import sys
+import torch
+from vcut.kernels import onednn
+
+dtype = getattr(torch, sys.argv[1])
+for channels in filter(onednn.packs_filters, (3, 4, 16, 32, 48, 64, 96, 128, 192, 320, 384, 512, 640)):
+    for kernel, padding in (((3, 3), (1, 1)), ((3, 1), (1, 0))):
+        weight = torch.randn(channels, 64, *kernel, dtype=dtype)
+        print("to pack", channels, flush=True)
+        filters = onednn.packed_filters(weight, padding=padding)
+        for n, i, j in ((14, 4, 4), (14, 8, 8), (2, 64, 64), (1, 9, 130)):
+            onednn.convolution(torch.randn(n, i, j, 64, dtype=dtype), filters, None, padding=padding)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_no_call_rearranges_packed_filters_by_slow_code(dtype: str) -> None:
+    """As oneDNN itself says. In bfloat16 it may rearrange them still, as it does plain ones, by fast code."""
+    if not (can_pack(torch.zeros(1, dtype=getattr(torch, dtype))) and onednn.packs_filters(64)):
+        pytest.skip(f"this CPU does not pack filters in {dtype}")
+    command, environment = [sys.executable, "-c", CALLS, dtype], os.environ | {"ONEDNN_VERBOSE": "1"}
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    _, *packed = said.split("to pack ")
+    assert len(packed) == 18
+    assert [text.split()[0] for text in packed if "reorder,jit" not in text or "reorder,simple" in text] == []
 
 
 @pytest.mark.slow

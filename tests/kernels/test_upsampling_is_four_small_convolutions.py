@@ -72,7 +72,7 @@ def test_it_loses_about_as_many_digits_as_the_plain_sum(dtype: torch.dtype, time
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @torch.no_grad()
 def test_packing_takes_it(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onednn, "packs_filters", lambda: True)
+    monkeypatch.setattr(onednn, "packs_filters", lambda channels: True)
     plain = UpsamplingConv(24, 40).to(dtype).requires_grad_(False)
     if not can_pack(plain.weight):
         pytest.skip(f"this CPU does not pack {dtype}")

@@ -118,7 +118,7 @@ def test_packing_takes_it_where_channels_are_many(
     plain = Conv(*channels, 3, padding=1) if kind is Conv else kind(*channels)
     if not can_pack(plain.requires_grad_(False).weight):
         pytest.skip("this CPU does not pack float32")
-    monkeypatch.setattr(onednn, "packs_filters", lambda: True)
+    monkeypatch.setattr(onednn, "packs_filters", lambda channels: True)
     layer = packed(plain)
     filtered = filtered and (kind is not TemporalConv or min(channels) >= MORE)
     assert isinstance(layer, form) == filtered

@@ -30,13 +30,17 @@ def can_pack(weight: Tensor) -> bool:
     )
 
 
-def packs_filters() -> bool:
-    """Whether filters have the same blocks for maps of any size.
+def packs_filters(channels: int) -> bool:
+    """Whether filters of so many output channels have the same blocks for maps of any size.
 
-    With AVX2 they do not: packed for one size, they are rearranged in every call for another, by code that takes
-    seconds for 1280 channels.
+    With AVX-512 they have in blocks of 64, or where one block of 16 or 32 takes all. Other filters, and all with
+    AVX2, are packed for one size and rearranged in every call for another, by code that takes six times as long as
+    a small convolution, and seconds for 1280 channels.
     """
-    return torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    same = (
+        channels % 64 == 0 and channels % 48 != 0
+    ) or channels <= 32  # blocks of 48 are taken before those of 64
+    return same and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
 
 def packed_matrix(weight: Tensor) -> Tensor:

@@ -119,7 +119,7 @@ def _kind_of_convolution(conv: Conv) -> type[Packed] | None:
     if form == ((3, 3), (1, 1), (1, 1)):
         wide = min(conv.in_channels, conv.out_channels) >= WIDE
         return _of_convolution(conv, WinogradConv, SideBySideConv if wide else PackedConv)
-    return PackedConv if onednn.packs_filters() else None
+    return PackedConv if onednn.packs_filters(conv.out_channels) else None
 
 
 def _of_convolution(
@@ -128,7 +128,7 @@ def _of_convolution(
     """``fewer`` products in float32 over at least so many channels, else the ``plain`` sum if that can be packed."""
     if conv.weight.dtype == torch.float32 and min(conv.in_channels, conv.out_channels) >= least:
         return fewer
-    return plain if onednn.packs_filters() else None
+    return plain if onednn.packs_filters(conv.out_channels) else None
 
 
 class Packed(nn.Module, ABC):
