@@ -114,15 +114,16 @@ def test_a_context_that_is_not_given_by_its_name_is_mapped_too() -> None:
     assert close(unet.transformers[0](*given, FRAMES), by_name)
 
 
-@pytest.mark.parametrize("change", [a_forward, a_block, lambda _: None])
-def test_a_context_of_another_width_is_refused(change: Any) -> None:
+@pytest.mark.parametrize("change", [a_block, lambda _: None], ids=["a project's own", "diffusers'"])
+@pytest.mark.parametrize("tokens", [1, 2])
+def test_a_context_of_another_width_is_refused(tokens: int, change: Any) -> None:
     unet = UNet()
     for transformer in unet.transformers:
         change(transformer)
-    accelerate(unet)
+    accelerate(unet, on_unsupported="keep")
     for width in (CONTEXT - 1, CONTEXT + 1, CONTEXT + 8):
         with pytest.raises(RuntimeError):
-            call(unet, torch.zeros(6, 1, width))
+            call(unet, torch.zeros(6, tokens, width))
 
 
 def test_under_autocast_the_result_has_its_dtype() -> None:
