@@ -189,6 +189,7 @@ def test_there_is_an_option_for_every_setting_but_two(photo: str, calls: Calls) 
         ("--dtype bfloat16 --vae-dtype float16", {"dtype": torch.bfloat16, "vae_dtype": torch.float16}),
         ("--vae-dtype float32 --decode-dtype float16", {"decode_dtype": torch.float16}),
         ("--device cpu --offload", {"device": "cpu", "offload": True}),
+        ("--no-pack", {"pack": False}),
         ("--variant fp16", {"variant": "fp16"}),
         ("--model svd", {"model": "svd"}),
     ],

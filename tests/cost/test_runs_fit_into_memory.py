@@ -11,7 +11,7 @@ from micro import MICRO
 
 from vcut import cli
 from vcut.analysis.fit import WORKSPACE, Way, fit, peak
-from vcut.config import PRESETS
+from vcut.config import PRESETS, Level
 from vcut.settings import Run, Settings, resolve
 
 pytestmark = pytest.mark.slow  # every form is run on the meta device
@@ -82,6 +82,18 @@ def test_float32_gives_way_to_half_precision_before_the_chunks_do() -> None:
     assert fit(LARGE, run(), full, 1, vae_dtype=torch.float32).dtype == torch.float32
 
 
+def test_on_a_cpu_weights_are_left_unpacked_first() -> None:
+    unet = dataclasses.replace(LARGE.unet, levels=(Level(32, 2), Level(128, 4)))  # wide enough to grow
+    wide = dataclasses.replace(LARGE, unet=unet)
+    asked = dataclasses.replace(ASKED, dtype=torch.float32, pack=True)
+    most = peak(wide, run(), asked, torch.float32)
+    assert fit(wide, run(), asked, most, vae_dtype=torch.float32, may_offload=False).pack
+    way = fit(wide, run(), asked, most - 1, vae_dtype=torch.float32, may_offload=False)
+    assert dataclasses.replace(way, peak=0) == dataclasses.replace(asked, pack=False)
+    assert way.peak < most
+    assert way.differs(asked) == "weights are not packed (equal output to rounding, slower)"
+
+
 def test_a_run_without_guidance_is_sequential_already() -> None:
     one = run(guidance=(1.0, 1.0))
     ways = (dataclasses.replace(ASKED, offload=True, sequential=s) for s in (False, True))
@@ -106,5 +118,7 @@ def test_the_command_says_what_it_chose(tmp_path: Path, capsys: pytest.CaptureFi
     assert "of 4.0 GiB: everything as asked" in capsys.readouterr().out
     assert cli.main([*words, "--overwrite", "--memory", "0.2"]) == 2
     assert "the least that this run takes" in capsys.readouterr().err
+    assert cli.main([*words, "--overwrite", "--offload", "--no-pack", "--memory", "4"]) == 0
+    assert "of 4.0 GiB: everything as asked" in capsys.readouterr().out
     assert cli.main([*words, "--overwrite", "--memory", "auto"]) == 2
     assert "give a number of GiB" in capsys.readouterr().err

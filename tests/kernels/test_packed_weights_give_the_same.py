@@ -20,7 +20,17 @@ from vcut.config import PRESETS
 from vcut.errors import ConfigError
 from vcut.kernels import onednn, parts
 from vcut.kernels.onednn import can_pack
-from vcut.layers import GEGLU, Conv, TemporalConv, UpsamplingConv, is_packed, pack, packed, packing
+from vcut.layers import (
+    GEGLU,
+    Conv,
+    TemporalConv,
+    UpsamplingConv,
+    is_packed,
+    pack,
+    packed,
+    packed_bytes,
+    packing,
+)
 from vcut.layers.packing import MANY, NARROW, Packed, SideBySideConv
 from vcut.loading import random_model
 from vcut.unet import UNet, fold
@@ -88,6 +98,23 @@ def test_narrow_maps_do_not_see_each_other(
     got, expected = side_by_side(x), plain(x)
     assert got.is_contiguous()
     assert relative(got, expected) < (1e-6 if dtype == torch.float32 else 0.01)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_bytes_of_packed_weights_are_told_before(dtype: torch.dtype) -> None:
+    layers = (
+        nn.Linear(24, 40),
+        Conv(128, 192, 3, padding=1),
+        TemporalConv(640, 648),
+        UpsamplingConv(128, 136),
+    )
+    plain = nn.Sequential(*layers).to(dtype).requires_grad_(False)
+    if not can_pack(plain[0].weight):
+        pytest.skip(f"this CPU does not pack {dtype}")
+    told = packed_bytes(copy.deepcopy(plain).to("meta"))
+    pack(plain)
+    assert told == sum(weight.numel() * dtype.itemsize for weight in plain.parameters())
+    assert told > 1.7 * 2 * 192 * 128 * 9
 
 
 @torch.no_grad()

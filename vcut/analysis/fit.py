@@ -1,4 +1,4 @@
-"""Fitting a run into a given memory: what is offloaded, run one after the other, or decoded in parts.
+"""Fitting a run into a given memory: what is offloaded, left unpacked, run one after the other, or decoded in parts.
 
 The peaks are those of :mod:`vcut.analysis.memory`, taken before any weight is loaded. To each comes what no tensor
 holds: a tenth for the fragments of the allocator and :data:`WORKSPACE` for the kernels.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from vcut.analysis.memory import peak_bytes, weight_bytes
 from vcut.analysis.text_table import Table
 from vcut.clip import CLIPVisionEncoder
 from vcut.config import SVDConfig, UNetConfig, VAEConfig
+from vcut.layers import packed_bytes
 from vcut.settings import Run
 from vcut.vae import VAE
 
@@ -28,9 +30,9 @@ HALVES = (torch.float16, torch.bfloat16)
 
 @dataclass(frozen=True)
 class Way:
-    """A way of running. ``offload`` and ``sequential`` leave the output equal, the others change it.
+    """A way of running. ``offload``, ``sequential`` and ``pack`` leave the output equal, the others change it.
 
-    ``dtype`` is that of UNet and CLIP, ``peak`` is in bytes, of the stage that takes most.
+    ``dtype`` is that of UNet and CLIP, ``peak`` is in bytes, of the stage that takes most. ``pack`` is for a CPU.
     """
 
     offload: bool
@@ -38,6 +40,7 @@ class Way:
     dtype: torch.dtype
     decode_dtype: torch.dtype
     decode_chunk: int | None
+    pack: bool = False
     peak: int = 0
 
     def differs(self, other: Way) -> str:
@@ -45,6 +48,7 @@ class Way:
         says = {
             "offload": "networks are offloaded (equal output)",
             "sequential": "guidance branches run one after the other (equal output)",
+            "pack": "weights are not packed (equal output to rounding, slower)",
             "decode_dtype": f"decoded in {_word(self.decode_dtype)} (rounding)",
             "dtype": f"UNet and CLIP are in {_word(self.dtype)} (rounding)",
             "decode_chunk": f"decoded {self.decode_chunk} frames at a time (layers over time see no further)",
@@ -83,10 +87,15 @@ def _ways(asked: Way, frames: int, half: torch.dtype | None, may_offload: bool) 
     forms = [asked, dataclasses.replace(asked, decode_dtype=decode_dtype)]
     forms.append(dataclasses.replace(forms[-1], dtype=dtype))
     forms += [dataclasses.replace(forms[-1], decode_chunk=chunk) for chunk in CHUNKS if chunk < whole]
-    for form in dict.fromkeys(forms):
-        for offload in sorted({asked.offload, asked.offload or may_offload}):
-            for sequential in sorted({asked.sequential, True}):
-                yield dataclasses.replace(form, offload=offload, sequential=sequential)
+    equal = tuple(
+        itertools.product(
+            sorted({asked.offload, asked.offload or may_offload}),
+            sorted({asked.sequential, True}),
+            sorted({asked.pack, False}, reverse=True),
+        )
+    )
+    for form, (offload, sequential, pack) in itertools.product(dict.fromkeys(forms), equal):
+        yield dataclasses.replace(form, offload=offload, sequential=sequential, pack=pack)
 
 
 def _word(dtype: torch.dtype) -> str:
@@ -98,7 +107,7 @@ def peak(config: SVDConfig, run: Run, way: Way, vae_dtype: torch.dtype) -> int:
     frames, _, height, width = run.latent
     chunk = min(frames, way.decode_chunk or frames)
     branches = 1 if way.sequential or not any(step.guided for step in run.plan) else 2
-    unet, vae, clip = _weights(config, way.dtype, vae_dtype, way.decode_dtype)
+    unet, vae, clip = _weights(config, way.dtype, vae_dtype, way.decode_dtype, way.pack)
     weights = {"encode": max(vae, clip), "sample": unet, "decode": vae}
     live = {
         "encode": _encoding(config.vae, vae_dtype, run.height, run.width),
@@ -111,13 +120,14 @@ def peak(config: SVDConfig, run: Run, way: Way, vae_dtype: torch.dtype) -> int:
 
 @functools.cache
 def _weights(
-    config: SVDConfig, dtype: torch.dtype, vae_dtype: torch.dtype, decode_dtype: torch.dtype
+    config: SVDConfig, dtype: torch.dtype, vae_dtype: torch.dtype, decode_dtype: torch.dtype, pack: bool
 ) -> tuple[int, int, int]:
-    """Bytes of the weights of UNet, VAE and CLIP."""
+    """Bytes of the weights of UNet, VAE and CLIP; CLIP's are never packed."""
     with torch.device("meta"):
         vae, clip = VAE(config.vae).to(vae_dtype), CLIPVisionEncoder(config.clip).to(dtype)
     unet = build_unet(config.unet).to(dtype)
-    return weight_bytes(unet), weight_bytes(vae.decode_in(decode_dtype)), weight_bytes(clip)
+    size = packed_bytes if pack else weight_bytes
+    return size(unet), size(vae.decode_in(decode_dtype)), weight_bytes(clip)
 
 
 @functools.cache

@@ -86,6 +86,12 @@ def add_speed(parser: argparse.ArgumentParser) -> None:
         help="keep the networks in main memory, each on the device only while it is at work: equal output",
     )
     group.add_argument(
+        "--no-pack",
+        action="store_false",
+        dest="pack",
+        help="on a CPU, take the weights as the file has them: less memory, equal output to rounding, slower",
+    )
+    group.add_argument(
         "--compile",
         action="store_true",
         help="compile the UNet with torch.compile: minutes for the first clip; on a CPU it is faster without",
@@ -105,7 +111,7 @@ def add_memory(parser: argparse.ArgumentParser) -> None:
         type=values.memory,
         default=False,
         metavar="auto|GiB",
-        help="fit the run into what is free on the GPU, or into so many GiB, by --sequential, --offload, "
+        help="fit the run into what is free on the GPU, or into so many GiB, by --no-pack, --sequential, --offload, "
         "--decode-dtype, --dtype and --decode-chunk in this order, as far as it takes (default: auto on CUDA)",
     )
 
@@ -141,11 +147,13 @@ def within_memory(args: argparse.Namespace, config: SVDConfig, run: Run, device:
         default_dtype(place) if free else getattr(torch, args.dtype),
         getattr(torch, args.decode_dtype or args.vae_dtype),
         run.settings.decode_chunk,
+        pack=place.type == "cpu" and args.pack and not (args.compile or args.offload),
     )
     form = dataclasses.replace(config.unet, tca=run.preset.tca, sca=run.preset.sca)
     whole = dataclasses.replace(config, unet=form)
     vae_dtype = getattr(torch, args.vae_dtype)
-    way = fit(whole, run, asked, budget, vae_dtype=vae_dtype, half=half, may_offload=not args.compile)
+    may_offload = place.type != "cpu" and not args.compile  # a CPU has nowhere else to keep networks
+    way = fit(whole, run, asked, budget, vae_dtype=vae_dtype, half=half, may_offload=may_offload)
     there = f"{way.peak / 2**30:.1f} of {budget / 2**30:.1f} GiB"
     if way.peak > budget:
         fault = f"the least that this run takes is {there}: take a smaller size or fewer frames"
@@ -154,7 +162,7 @@ def within_memory(args: argparse.Namespace, config: SVDConfig, run: Run, device:
         lines.warn(f"note: {fault}, if it fails")
     elif not args.quiet:
         lines.say(f"memory   {there}: {way.differs(asked)}")
-    args.offload = way.offload
+    args.offload, args.pack = way.offload, way.pack
     args.dtype, args.decode_dtype = (str(t).removeprefix("torch.") for t in (way.dtype, way.decode_dtype))
     settings = run.settings.replace(sequential=way.sequential, decode_chunk=way.decode_chunk)
     return dataclasses.replace(run, settings=settings)
@@ -187,7 +195,7 @@ def load(
         vae_dtype=getattr(torch, args.vae_dtype),
         decode_dtype=None if args.decode_dtype is None else getattr(torch, args.decode_dtype),
         offload=args.offload,
-        pack=not args.compile,
+        pack=args.pack and not args.compile,
         **source(args, model),
     )
     if args.compile:

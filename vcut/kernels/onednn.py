@@ -20,13 +20,17 @@ from vcut.kernels.runtime import is_emulated
 
 
 def can_pack(weight: Tensor) -> bool:
-    """Whether this torch packs, and this CPU computes in the dtype of ``weight``."""
+    """Whether ``weight`` is on a CPU that computes in its dtype, and this torch packs."""
+    return weight.device.type == "cpu" and packs(weight.dtype)
+
+
+def packs(dtype: torch.dtype) -> bool:
+    """Whether this torch packs, and this CPU computes in ``dtype``."""
     return (
-        weight.device.type == "cpu"
-        and weight.dtype in (torch.float32, torch.bfloat16, torch.float16)
+        dtype in (torch.float32, torch.bfloat16, torch.float16)
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
-        and not is_emulated(weight.dtype)
+        and not is_emulated(dtype)
     )
 
 

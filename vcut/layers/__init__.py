@@ -10,7 +10,7 @@ from vcut.layers.conv import Conv, TemporalConv, UpsamplingConv
 from vcut.layers.linear import GEGLU
 from vcut.layers.modules import Modules
 from vcut.layers.norm import FrameNorm, GroupNorm
-from vcut.layers.packing import is_packed, pack, packed
+from vcut.layers.packing import is_packed, pack, packed, packed_bytes
 
 __all__ = [
     "GEGLU",
@@ -27,4 +27,5 @@ __all__ = [
     "is_packed",
     "pack",
     "packed",
+    "packed_bytes",
 ]

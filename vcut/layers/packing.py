@@ -9,6 +9,7 @@ Shapes: b clips, f frames, h w grid, c channels.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
@@ -84,6 +85,17 @@ def packed(layer: nn.Module, weights: Sequence[nn.Parameter] | None = None) -> P
     return kind(layer, weights)
 
 
+def packed_bytes(network: nn.Module) -> int:
+    """Bytes of the parameters of ``network`` once it is packed. It may be on the meta device."""
+    size = sum(parameter.nbytes for parameter in network.parameters())
+    for layer in network.modules():
+        form = _form(layer)
+        if form is not None:
+            weight: Tensor = layer.weight  # type: ignore[assignment]
+            size += round((form.growth(layer) - 1) * weight.nbytes)
+    return size
+
+
 def _layers(network: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
     """The layers that can be packed, each with its parent and its name there."""
     for parent in network.modules():
@@ -98,7 +110,13 @@ def _refuse_gradients(layer: nn.Module) -> None:
 
 
 def _kind(layer: nn.Module) -> type[Packed] | None:
-    """The packed form for ``layer``; None where there is none, or not on this CPU."""
+    """The packed form for ``layer``; None where there is none, or the layer is not on a CPU."""
+    form = _form(layer)
+    return form if form is not None and onednn.can_pack(layer.weight) else None  # type: ignore[arg-type]
+
+
+def _form(layer: nn.Module) -> type[Packed] | None:
+    """The packed form that this CPU would have for ``layer``, wherever that is now."""
     forms: dict[type[nn.Module], Callable[[Any], type[Packed] | None]] = {
         nn.Linear: lambda _: PackedLinear,
         GEGLU: lambda _: PackedGEGLU,
@@ -107,7 +125,7 @@ def _kind(layer: nn.Module) -> type[Packed] | None:
         TemporalConv: lambda conv: _of_convolution(conv, WinogradTemporalConv, PackedTemporalConv, MORE),
     }
     form = forms.get(type(layer))
-    if form is None or not isinstance(layer.weight, Tensor) or not onednn.can_pack(layer.weight):
+    if form is None or not isinstance(layer.weight, Tensor) or not onednn.packs(layer.weight.dtype):
         return None
     return form(layer)
 
@@ -155,6 +173,11 @@ class Packed(nn.Module, ABC):
     @abstractmethod
     def arranged(self, layer: Any) -> list[Tensor]:
         """The weights of ``layer`` as this form wants them."""
+
+    @classmethod
+    def growth(cls, layer: Any) -> float:
+        """Size of the packed weights over that of the weight of ``layer``."""
+        return 1.0
 
     @abstractmethod
     def compute(self, x: Tensor) -> Tensor:
@@ -262,7 +285,13 @@ class WinogradConv(Packed):
         self.axes = self.filtering(layer)
         super().__init__(layer, weights)
 
-    def filtering(self, layer: Any) -> winograd.Axes:
+    @classmethod
+    def growth(cls, layer: Any) -> float:
+        i, j = cls.filtering(layer)
+        return len(i.filters) * len(j.filters) / math.prod(layer.kernel_size)
+
+    @staticmethod
+    def filtering(layer: Any) -> winograd.Axes:
         """Filtering along each axis of the map."""
         return _minimal(layer), _minimal(layer)
 
@@ -280,14 +309,16 @@ class WinogradConv(Packed):
 class WinogradUpsampling(WinogradConv):
     """Upsampling and convolution in float32, in which nothing is repeated."""
 
-    def filtering(self, layer: Any) -> winograd.Axes:
+    @staticmethod
+    def filtering(layer: Any) -> winograd.Axes:
         return winograd.UPSAMPLED, winograd.UPSAMPLED
 
 
 class WinogradTemporalConv(WinogradConv):
     """The 3x1x1 convolution of ``[b, f, h, w, c]`` over frames in float32."""
 
-    def filtering(self, layer: Any) -> winograd.Axes:
+    @staticmethod
+    def filtering(layer: Any) -> winograd.Axes:
         return _minimal(layer), winograd.WHOLE
 
     def compute(self, x: Tensor) -> Tensor:
@@ -296,6 +327,10 @@ class WinogradTemporalConv(WinogradConv):
 
 class FourConvolutions(Packed):
     """Upsampling and convolution of :mod:`vcut.kernels.upsampling`, in half precision."""
+
+    @classmethod
+    def growth(cls, layer: Any) -> float:
+        return 16 / 9  # four filters of 2x2 in place of one of 3x3
 
     def arranged(self, layer: UpsamplingConv) -> list[Tensor]:
         return [onednn.packed_filters(quarter) for quarter in upsampling.transform(layer.weight)]
