@@ -143,6 +143,12 @@ def test_a_published_model_is_priced_before_it_is_looked_for(
     assert line.split()[-1] == f"{clips * megabytes:.2f}"
 
 
+@pytest.mark.parametrize(("option", "kernels"), [("--quiet", "packed"), ("--no-pack", "plain")])
+def test_the_kernels_are_recorded(loaded: list[str], option: str, kernels: str) -> None:
+    assert vcut_sweep(option) == 0
+    assert json.loads(Path("OUT/sweep.json").read_text())["kernels"] == kernels
+
+
 def test_settings_far_beyond_the_model_are_noted_once(
     loaded: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -210,6 +210,8 @@ def test_what_contradicts_is_refused_by_name(
             "its dtypes is .*float32.*float16",
             (dataclasses.replace(asked, dtypes={"unet": "float16"}), tasks),
         )
+        plain = dataclasses.replace(asked, kernels="plain")
+        refused("its kernels is 'packed', asked for is 'plain'", (plain, tasks))
     pictures[1].path.write_bytes(pictures[0].path.read_bytes())
     says = r"pictures/picture 1.png is another picture than .*baseline/picture 1-0.mp4 was made of"
     refused(says, (asked, tasks))

@@ -121,6 +121,7 @@ def _make(
         enlarge=args.enlarge,
         settings={setting.name: setting.to_dict() for setting in settings},
         images={picture.name: str(picture.path) for picture in pictures},
+        kernels="compiled" if args.compile else "packed" if args.pack else "plain",
     )
     whole = sweep.join(args.output, asked, records)
     tasks = shard.part(every)

@@ -52,6 +52,8 @@ class Sweep:
     images: dict[str, str]
     # path of the UNet that took the place of the model's own, if one did; its tensors are in the hash
     unet: str | None = None
+    # weights that are packed where a CPU computes, plain ones, or a compiled UNet: the last bits depend on it too
+    kernels: str = "packed"
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ def join(out: Path, asked: Sweep, records: Sequence[Record]) -> Sweep:
     if old is None:
         return asked
     if records:
-        common = ("dtypes", "threads", "enlarge")
+        common = ("dtypes", "threads", "enlarge", "kernels")
         _refuse_other(out, *({key: getattr(sweep, key) for key in common} for sweep in (old, asked)))
     return dataclasses.replace(
         asked,
