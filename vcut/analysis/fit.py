@@ -30,9 +30,10 @@ HALVES = (torch.float16, torch.bfloat16)
 
 @dataclass(frozen=True)
 class Way:
-    """A way of running. ``offload``, ``sequential`` and ``pack`` leave the output equal, the others change it.
+    """A way of running. ``offload`` and ``sequential`` leave the output equal, ``pack`` too but for rounding.
 
-    ``dtype`` is that of UNet and CLIP, ``peak`` is in bytes, of the stage that takes most. ``pack`` is for a CPU.
+    The others change it. ``pack`` is for a CPU, ``dtype`` is that of UNet and CLIP, ``peak`` is in bytes, of the stage
+    that takes most.
     """
 
     offload: bool

@@ -41,9 +41,8 @@ def packs_filters(channels: int) -> bool:
     AVX2, are packed for one size and rearranged in every call for another, by code that takes six times as long as
     a small convolution, and seconds for 1280 channels.
     """
-    same = (
-        channels % 64 == 0 and channels % 48 != 0
-    ) or channels <= 32  # blocks of 48 are taken before those of 64
+    # oneDNN takes blocks of 48 where they fit, and for maps of another size it wants others
+    same = channels <= 32 or (channels % 64 == 0 and channels % 48 != 0)
     return same and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
 
