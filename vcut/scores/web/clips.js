@@ -105,6 +105,18 @@ async function decodeSamples(video, take) {
   return Promise.all(frames); // a decoder gives frames in the order in which they are shown
 }
 
+// The video shows the frame of this time: after "seeked" a busy browser may still show the one before. Browsers that do
+// not say which frame they show, or count from elsewhere, are waited for no longer than a second.
+function frameShown(video, time, tolerance) {
+  if (!video.requestVideoFrameCallback) return Promise.resolve();
+  return new Promise((resolve) => {
+    setTimeout(resolve, 1000);
+    const look = (_, { mediaTime }) =>
+      Math.abs(mediaTime - time) < tolerance ? resolve() : video.requestVideoFrameCallback(look);
+    video.requestVideoFrameCallback(look);
+  });
+}
+
 // The slow way, for linked files and browsers without WebCodecs: seek to the middle of each frame.
 async function seekFrames(clip, file, take) {
   const video = document.createElement("video");
@@ -120,9 +132,10 @@ async function seekFrames(clip, file, take) {
   await event("loadeddata");
   const bitmaps = [];
   for (let n = 0; n < clip.frames; n++) {
-    const seeked = event("seeked");
+    const seeked = event("seeked"), shown = frameShown(video, n / clip.fps, 0.5 / clip.fps);
     video.currentTime = (n + 0.5) / clip.fps;
     await seeked;
+    await shown;
     bitmaps.push(await take(video));
   }
   video.removeAttribute("src");
