@@ -32,8 +32,8 @@ HALVES = (torch.float16, torch.bfloat16)
 class Way:
     """A way of running. ``offload`` and ``sequential`` leave the output equal, ``pack`` too but for rounding.
 
-    The others change it. ``pack`` is for a CPU, ``dtype`` is that of UNet and CLIP, ``peak`` is in bytes, of the stage
-    that takes most.
+    The others change it. ``pack`` is for a CPU, ``dtype`` is that of UNet and CLIP, ``peak`` is in bytes, of the
+    stage that takes most.
     """
 
     offload: bool
