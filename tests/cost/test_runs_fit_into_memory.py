@@ -122,3 +122,18 @@ def test_the_command_says_what_it_chose(tmp_path: Path, capsys: pytest.CaptureFi
     assert "of 4.0 GiB: everything as asked" in capsys.readouterr().out
     assert cli.main([*words, "--overwrite", "--memory", "auto"]) == 2
     assert "give a number of GiB" in capsys.readouterr().err
+
+
+def test_on_a_cpu_offloading_is_not_counted_as_a_saving(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def record(_config: object, _run: object, asked: Way, _budget: int, **options: object) -> Way:
+        seen.append((asked.offload, options["may_offload"]))
+        return asked
+
+    monkeypatch.setattr("vcut.analysis.fit.fit", record)
+    words = ["generate", PICTURE, "-o", str(tmp_path / "a.gif"), "--steps", "1", "--device", "cpu"]
+    assert cli.main([*words, "--offload", "--memory", "4"]) == 0
+    assert seen == [(False, False)]

@@ -141,18 +141,19 @@ def within_memory(args: argparse.Namespace, config: SVDConfig, run: Run, device:
         raise ConfigError(f"--memory auto: the free memory of {place} is not known, give a number of GiB")
     free = args.dtype == "auto"
     half = torch.bfloat16 if free and place.type == "cpu" and not is_emulated(torch.bfloat16) else None
+    elsewhere = place.type != "cpu"  # a CPU has no other place to keep networks at
     asked = Way(
-        args.offload,
+        args.offload and elsewhere,
         run.settings.sequential,
         default_dtype(place) if free else getattr(torch, args.dtype),
         getattr(torch, args.decode_dtype or args.vae_dtype),
         run.settings.decode_chunk,
-        pack=place.type == "cpu" and args.pack and not (args.compile or args.offload),
+        pack=args.pack and not (elsewhere or args.compile or args.offload),
     )
     form = dataclasses.replace(config.unet, tca=run.preset.tca, sca=run.preset.sca)
     whole = dataclasses.replace(config, unet=form)
     vae_dtype = getattr(torch, args.vae_dtype)
-    may_offload = place.type != "cpu" and not args.compile  # a CPU has nowhere else to keep networks
+    may_offload = elsewhere and not args.compile
     way = fit(whole, run, asked, budget, vae_dtype=vae_dtype, half=half, may_offload=may_offload)
     there = f"{way.peak / 2**30:.1f} of {budget / 2**30:.1f} GiB"
     if way.peak > budget:
@@ -162,7 +163,7 @@ def within_memory(args: argparse.Namespace, config: SVDConfig, run: Run, device:
         lines.warn(f"note: {fault}, if it fails")
     elif not args.quiet:
         lines.say(f"memory   {there}: {way.differs(asked)}")
-    args.offload, args.pack = way.offload, way.pack
+    args.offload, args.pack = args.offload or way.offload, way.pack
     args.dtype, args.decode_dtype = (str(t).removeprefix("torch.") for t in (way.dtype, way.decode_dtype))
     settings = run.settings.replace(sequential=way.sequential, decode_chunk=way.decode_chunk)
     return dataclasses.replace(run, settings=settings)
