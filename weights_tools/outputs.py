@@ -6,8 +6,8 @@ import contextlib
 import errno
 import os
 import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePath
 from typing import IO, Any
@@ -83,28 +83,39 @@ def replacing(
 @contextlib.contextmanager
 def _room(folder: Path) -> Iterator[Path]:
     """A hidden folder within ``folder``. It is locked while it is in use, so a leftover is one that is not."""
+    # named before it is made: an interrupt leaves nothing, whenever it comes
+    room, lock = _unused(folder), None
     try:
-        remove_leftovers(folder)
-        room, lock = _locked_room(folder)
-    except OSError as error:
-        raise VcutError(f"cannot write into the folder {folder}: {error.strerror}") from error
-    try:
-        for name in ("new", "old"):
-            (room / name).mkdir()
-        yield room
-    finally:
+        try:
+            try:
+                remove_leftovers(folder)
+                while (lock := _locked(room)) is None:
+                    room = _unused(folder)
+            except OSError as error:
+                raise VcutError(f"cannot write into the folder {folder}: {error.strerror}") from error
+            for name in ("new", "old"):
+                (room / name).mkdir()
+            yield room
+        finally:
+            _remove(room, lock)
+    except BaseException:  # an interrupt, perhaps, while it was removed
         _remove(room, lock)
+        raise
 
 
-def _locked_room(folder: Path) -> tuple[Path, IO[Any]]:
-    while True:
-        room = Path(tempfile.mkdtemp(prefix=ROOM, dir=folder))
-        # until it is locked, another process may take the room for a leftover and remove it
-        with contextlib.suppress(FileNotFoundError):
-            lock = (room / "lock").open("wb")
-            if lock_alone(lock) is not False and (room / "lock").exists():
-                return room, lock
-            lock.close()
+def _unused(folder: Path) -> Path:
+    return folder / f"{ROOM}{secrets.token_hex(8)}"
+
+
+def _locked(room: Path) -> IO[Any] | None:
+    """Make and lock a room; None if another process took it for a leftover before it was locked, and removed it."""
+    room.mkdir(0o700)
+    with contextlib.suppress(FileNotFoundError):
+        lock = (room / "lock").open("wb")
+        if lock_alone(lock) is not False and (room / "lock").exists():
+            return lock
+        lock.close()
+    return None
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -125,11 +136,12 @@ def remove_leftovers(folder: Path) -> None:
                 _remove(room, lock)
 
 
-def _remove(room: Path, lock: IO[Any]) -> None:
+def _remove(room: Path, lock: IO[Any] | None) -> None:
     # the lock goes last: without it, what a kill leaves here would not be known as a leftover
     for name in ("new", "old"):
         shutil.rmtree(room / name, ignore_errors=True)
-    lock.close()
+    if lock:
+        lock.close()
     shutil.rmtree(room, ignore_errors=True)
 
 
@@ -197,7 +209,7 @@ def check_name(path: Path) -> None:
     """
     # unlike Path.is_dir, this raises nothing
     there = next(parent for parent in path.absolute().parents if os.path.isdir(parent))  # noqa: PTH112
-    within = path.parent / f"{ROOM}12345678" / "new" / path.name
+    within = path.parent / f"{ROOM}0123456789abcdef" / "new" / path.name
     for each in (within, *(there / name for name in path.absolute().relative_to(there).parts)):
         try:
             each.lstat()

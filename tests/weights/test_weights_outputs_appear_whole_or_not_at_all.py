@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import itertools
 import os
 import shutil
+import sys
 from pathlib import Path
+from types import FrameType
 from typing import IO, Any
 
 import pytest
@@ -56,6 +60,56 @@ def test_whatever_stops_it_leaves_nothing_behind(
         write_half()
     assert names(tmp_path) == (["out.bin"] if existing else [])
     assert not existing or target.read_text() == "old"
+
+
+def interrupted(target: Path, folder: bool, line: int) -> str:
+    """The function in which the writing of ``target`` is interrupted at its given line; "" if it has fewer lines."""
+    lines, where = 0, ""
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal lines, where
+        if frame.f_code.co_filename not in (outputs.__file__, shutil.__file__, contextlib.__file__):
+            return None
+        if event == "line":
+            lines += 1
+            if lines == line:
+                where = frame.f_code.co_name
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        with replacing(target, overwrite=True) as new:
+            new.mkdir() if folder else new.write_text("new")
+            if folder:
+                (new / "0.png").write_text("new")
+    except (KeyboardInterrupt, OSError):  # shutil may close a file again that it has just closed
+        pass
+    finally:
+        sys.settrace(before)
+    return where
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_an_interrupt_at_any_line_leaves_the_old_or_the_new_and_nothing_else(
+    tmp_path: Path, folder: bool
+) -> None:
+    target, found = tmp_path / "out", set()
+    content = target / "0.png" if folder else target
+    for line in itertools.count(1):
+        if target.exists():
+            content.unlink()
+        elif folder:
+            target.mkdir()
+        content.write_text("old")
+        where = interrupted(target, folder, line)
+        assert names(tmp_path) == ["out"], (line, where)
+        assert content.read_text() in (("old", "new") if where else ("new",))
+        if not where:
+            break
+        found.add(where)
+    assert {"_room", "_locked", "_move", "_remove", "rmtree", "__exit__"} <= found
 
 
 def test_an_existing_output_is_refused_before_any_work(tmp_path: Path) -> None:
