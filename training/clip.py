@@ -23,17 +23,17 @@ from torch import Generator, Tensor, nn
 
 from training import world
 from training.common import Recipe, averaged, averaged_steps, finish, process_group, train
-from training.config import CONFIG, HELD_OUT_SEED, TRAIN_SEED, settings
+from training.config import HELD_OUT_SEED, TRAIN_SEED, settings
 from vcut.clip import CLIPVisionEncoder, preprocess
-from vcut.config import CLIPConfig
+from vcut.config import TINY, CLIPConfig
 
-RECIPE = Recipe(steps=5000, batch=16, lr=1e-3, lr_end=2e-5, weight_decay=0.01, ema=0.99)
+RECIPE = Recipe(steps=10_000, batch=16, lr=1e-3, lr_end=2e-5, weight_decay=0.01, ema=0.99)
 
 NONE = len(world.KINDS)
 """Kind of a patch that no shape covers."""
 COVERED = 0.2
 """Share of a patch that a shape covers at least."""
-PATCHES = CONFIG.clip.image_size // CONFIG.clip.patch_size
+PATCHES = TINY.clip.image_size // TINY.clip.patch_size
 
 
 @dataclass(frozen=True)
@@ -97,9 +97,9 @@ def batches(
 @torch.no_grad()
 def accuracy(objective: Objective, clips: int = 128) -> dict[str, float]:
     """Shares of held-out frames of which the embedding names all kinds, and all colours, and no other."""
-    scenes, pixels = world.clips(clips, HELD_OUT_SEED, CONFIG.frames, CONFIG.width)
+    scenes, pixels = world.clips(clips, HELD_OUT_SEED, TINY.frames, TINY.width)
     pictures, shown = batches(scenes, pixels, PATCHES)(Generator().manual_seed(0), 4 * clips)
-    states = objective.clip.token_states(preprocess(pictures, CONFIG.clip.image_size))
+    states = objective.clip.token_states(preprocess(pictures, TINY.clip.image_size))
     kinds, hues = objective.named(states)
     return {
         "kind": ((kinds > 0) == shown.kinds.bool()).all(1).float().mean().item(),
@@ -115,9 +115,9 @@ def standardise(clip: CLIPVisionEncoder, pictures: Tensor) -> None:
 
 def train_clip(folder: Path, clips: int = 4096, recipe: Recipe = RECIPE) -> Objective:
     """Train the encoder, and return its moving average with the heads."""
-    objective = Objective(CONFIG.clip)
+    objective = Objective(TINY.clip)
     if averaged_steps(folder) < recipe.steps:
-        scenes, pixels = world.clips(clips, TRAIN_SEED, CONFIG.frames, CONFIG.width)
+        scenes, pixels = world.clips(clips, TRAIN_SEED, TINY.frames, TINY.width)
         train(objective, batches(scenes, pixels, PATCHES), recipe, folder)
     objective.load_state_dict(averaged(folder))
     return objective
@@ -135,7 +135,7 @@ def main() -> None:
         recipe = dataclasses.replace(RECIPE, steps=arguments.steps)
         objective = train_clip(arguments.folder, recipe=recipe)
     named = accuracy(objective)
-    pictures = world.render(world.draw(256, TRAIN_SEED, CONFIG.width), 1, CONFIG.width)[:, 0] * 2 - 1
+    pictures = world.render(world.draw(256, TRAIN_SEED, TINY.width), 1, TINY.width)[:, 0] * 2 - 1
     standardise(objective.clip, pictures)
     finish(objective.clip, arguments.folder)
     print({name: round(value, 4) for name, value in named.items()})

@@ -25,12 +25,13 @@ SIDE = 128
 
 
 def named(name: str) -> world.Scenes | None:
-    """The held-out scene of this name, as one clip of motion bucket 127: ``disc``, ``disc-1``, ``disc-2``, ..."""
+    """The held-out scene of one shape of this name: ``disc``, ``disc-1``, ``disc-2``, ..., at motion bucket 127."""
     kind, _, number = name.partition("-")
     if kind not in world.KINDS or not (number or "0").isdecimal():
         return None
-    drawn = world.draw(64, HELD_OUT_SEED, TINY.width).asked(motion_bucket=127, fps=TINY.fps)
-    chosen = (drawn.kind[:, 0] == world.KINDS.index(kind)).nonzero().squeeze(1)
+    drawn = world.draw(192, HELD_OUT_SEED, TINY.width).asked(motion_bucket=127, fps=TINY.fps)
+    alone = drawn.present.sum(1) == 1
+    chosen = (alone & (drawn.kind[:, 0] == world.KINDS.index(kind))).nonzero().squeeze(1)
     scene = drawn[chosen[int(number or 0) :][:1]]
     return scene if len(scene) else None
 

@@ -18,9 +18,8 @@ from torch import Tensor, nn
 from training import card
 from training.clip import Objective, accuracy
 from training.common import averaged, finished, load, read_curve
-from training.config import CONFIG
 from vcut.clip import CLIPVisionEncoder
-from vcut.config import SVDConfig
+from vcut.config import TINY, SVDConfig
 from vcut.unet import UNet
 from vcut.vae import VAE
 from weights_tools.outputs import replacing
@@ -28,7 +27,7 @@ from weights_tools.outputs import replacing
 
 def trained_unet(folder: Path) -> UNet:
     """The moving average of a run of :mod:`training.unet`, in the form with softmax attention."""
-    unet = UNet(CONFIG.unet)
+    unet = UNet(TINY.unet)
     unet.load_state_dict({name.removeprefix("unet."): t for name, t in averaged(folder).items()})
     return unet.eval().requires_grad_(False)
 
@@ -36,7 +35,7 @@ def trained_unet(folder: Path) -> UNet:
 def configuration(unet_folder: Path) -> SVDConfig:
     """The configuration that was trained, with the scale that its VAE's latents turned out to need."""
     scale = round(load(unet_folder / "data.pt")["scale"], 5)
-    return dataclasses.replace(CONFIG, vae=dataclasses.replace(CONFIG.vae, scale=scale))
+    return dataclasses.replace(TINY, vae=dataclasses.replace(TINY.vae, scale=scale))
 
 
 def record(vae: Path, clip: Path, unet: Path) -> dict[str, Any]:
@@ -51,7 +50,7 @@ def record(vae: Path, clip: Path, unet: Path) -> dict[str, Any]:
             "hours": round(curve[-1]["seconds"] / 3600, 2),
             "loss": {str(int(step)): _smooth(curve, step) for step in tenths},
         }
-    named = Objective(CONFIG.clip)
+    named = Objective(TINY.clip)
     named.load_state_dict(averaged(clip))
     return {"stages": stages, "clip_accuracy": {k: round(v, 4) for k, v in accuracy(named).items()}}
 

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from training.common import averaged, averaged_steps, generator, load
-from training.config import CONFIG, HELD_OUT_SEED, settings
+from training.config import HELD_OUT_SEED, settings
 from training.unet import Batch, Data, Objective, encoded, without_dead_weights
+from vcut.config import TINY
 from vcut.unet import UNet
 
 SIGMAS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 700.0)
@@ -52,7 +53,7 @@ def main() -> None:
     scale = load(arguments.unet / "data.pt")["scale"]
     data = encoded(arguments.vae, arguments.clip, arguments.clips, HELD_OUT_SEED)
     data = dataclasses.replace(data, latents=data.latents * (scale / data.scale))
-    objective = Objective(without_dead_weights(UNet(CONFIG.unet)))
+    objective = Objective(without_dead_weights(UNet(TINY.unet)))
     objective.load_state_dict(averaged(arguments.unet))
     found = losses(objective, data)
     print(f"step {averaged_steps(arguments.unet)}, mean {torch.stack([*found.values()]).mean():.4f}")

@@ -24,14 +24,15 @@ from torch import Generator, Tensor, nn
 
 from training import world
 from training.common import Recipe, finished, generator, load, process_group, save, train
-from training.config import CONFIG, SHALLOW, TRAIN_SEED, settings
+from training.config import SHALLOW, TRAIN_SEED, settings
 from vcut.clip import CLIPVisionEncoder
+from vcut.config import TINY
 from vcut.sampling import SIGMA_MAX, SIGMA_MIN, coefficients
 from vcut.unet import UNet
 from vcut.unet.attention import CrossAttention, KeyValue
 from vcut.vae import VAE
 
-RECIPE = Recipe(steps=20_000, batch=8, lr=1e-3, lr_end=2e-5, warmup=300, weight_decay=0.01, ema=0.999)
+RECIPE = Recipe(steps=20_000, batch=4, lr=1e-3, lr_end=2e-5, warmup=300, weight_decay=0.01, ema=0.999)
 
 LOG_SIGMA_MEAN, LOG_SIGMA_STD = 1.8, 1.7
 # The share of noise levels that are drawn evenly in ln(sigma) over the sampler's whole range.
@@ -163,13 +164,13 @@ def batches(data: Data) -> Callable[[Generator, int], Batch]:
 @torch.no_grad()
 def prepare(vae: VAE, clip: CLIPVisionEncoder, n: int, seed: int, views: int = 2, part: int = 32) -> Data:
     """Render n clips and encode them, ``part`` at a time."""
-    scenes = world.draw(n, seed, CONFIG.width)
+    scenes = world.draw(n, seed, TINY.width)
     g = generator(seed, 1)
     latents, images, embeddings = [], [], []
     noise_aug = (LOG_AUG_MEAN + LOG_AUG_STD * torch.randn(n, views, generator=g)).exp()
     for i in range(0, n, part):
         some = scenes[i : i + part]
-        frames = world.render(some, CONFIG.frames, CONFIG.width) * 2 - 1
+        frames = world.render(some, TINY.frames, TINY.width) * 2 - 1
         flat = rearrange(frames, "n f c h w -> (n f) c h w")
         latents.append(rearrange(vae.encode(flat), "(n f) z h w -> n f z h w", n=len(some)))
         first = repeat(frames[:, 0], "n c h w -> n v c h w", v=views)
@@ -195,7 +196,7 @@ def encoded(vae: Path, clip: Path, n: int, seed: int) -> Data:
     """N clips of a seed, encoded by the networks that the other stages left in their folders."""
     networks = (
         finished(VAE(SHALLOW), vae / "images"),
-        finished(CLIPVisionEncoder(CONFIG.clip), clip),
+        finished(CLIPVisionEncoder(TINY.clip), clip),
     )
     return prepare(*networks, n, seed)
 
@@ -230,7 +231,7 @@ def main() -> None:
         lambda: encoded(arguments.vae, arguments.clip, arguments.clips, TRAIN_SEED),
     )
     print(f"{len(data.latents)} clips, VAE scale {data.scale:.5f}")
-    objective = Objective(without_dead_weights(silenced(UNet(CONFIG.unet))))
+    objective = Objective(without_dead_weights(silenced(UNet(TINY.unet))))
     if arguments.compile:
         objective.unet.compile()
     with process_group():

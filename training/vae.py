@@ -21,11 +21,11 @@ from torch import Generator, Tensor, nn
 
 from training import world
 from training.common import Recipe, averaged, averaged_steps, finish, process_group, train
-from training.config import CONFIG, SHALLOW, TRAIN_SEED, settings
-from vcut.config import VAEConfig
+from training.config import SHALLOW, TRAIN_SEED, settings
+from vcut.config import TINY, VAEConfig
 from vcut.vae import VAE
 
-IMAGES = Recipe(steps=6000, batch=8, lr=2e-3, lr_end=3e-5, weight_decay=0.0, ema=0.995)
+IMAGES = Recipe(steps=1350, batch=8, lr=2e-3, lr_end=3e-5, weight_decay=0.0, ema=0.995)
 CLIPS = Recipe(steps=300, batch=2, lr=5e-4, lr_end=2e-5, weight_decay=0.0, ema=0.98)
 KL = 5e-4
 
@@ -141,7 +141,7 @@ def train_images(folder: Path, clips: int = 4096, recipe: Recipe = IMAGES) -> VA
     """Train the image stage, and return the averaged shallow autoencoder."""
     objective = ImageObjective(SHALLOW)
     if averaged_steps(folder) < recipe.steps:
-        _, pixels = world.clips(clips, seed=TRAIN_SEED, frames=CONFIG.frames, side=CONFIG.width)
+        _, pixels = world.clips(clips, seed=TRAIN_SEED, frames=TINY.frames, side=TINY.width)
         train(objective, pictures(pixels, SHALLOW.stride, SHALLOW.latent_channels), recipe, folder)
     objective.load_state_dict(averaged(folder))
     return objective.vae
@@ -151,8 +151,8 @@ def train_clips(vae: VAE, folder: Path, clips: int = 512, recipe: Recipe = CLIPS
     """Train the clip stage, and return the averaged autoencoder."""
     objective = ClipObjective(vae)
     if averaged_steps(folder) < recipe.steps:
-        _, pixels = world.clips(clips, seed=TRAIN_SEED, frames=CONFIG.frames, side=CONFIG.width)
-        draw = whole_clips(pixels, CONFIG.vae.stride, CONFIG.vae.latent_channels, noise=0.1)
+        _, pixels = world.clips(clips, seed=TRAIN_SEED, frames=TINY.frames, side=TINY.width)
+        draw = whole_clips(pixels, TINY.vae.stride, TINY.vae.latent_channels, noise=0.1)
         train(objective, draw, recipe, folder)
     objective.load_state_dict(averaged(folder))
     return objective.vae
@@ -174,7 +174,7 @@ def main() -> None:
         recipe = dataclasses.replace(IMAGES, steps=arguments.steps, bf16=arguments.bf16)
         shallow = train_images(arguments.folder / "images", arguments.clips, recipe)
         finish(shallow, arguments.folder / "images")
-        vae = grown(shallow, CONFIG.vae)
+        vae = grown(shallow, TINY.vae)
         if arguments.stage != "images":
             recipe = dataclasses.replace(CLIPS, steps=arguments.clip_steps, bf16=arguments.bf16)
             vae = train_clips(vae, arguments.folder / "clips", recipe=recipe)

@@ -44,7 +44,7 @@ N = TypeVar("N", UNet, VAE, CLIPVisionEncoder)
 BOXED = Path(__file__).parent / "weights" / "tiny.safetensors"
 """The model that comes with the package; its card is docs/tiny.md."""
 
-NOTE = "tiny is the small model in the box: it knows six moving shapes of 32x32 pixels, and nothing else"
+NOTE = "tiny is the small model in the box: it knows six moving shapes of 64x64 pixels, and nothing else"
 
 
 @dataclass(frozen=True)

@@ -90,17 +90,17 @@ class Settings:
     """
 
     frames: int | None = _setting(
-        None, "frames of a clip", "the model's: 8 of tiny, 14 or 25 of the published"
+        None, "frames of a clip", "the model's: 14 of tiny, 14 or 25 of the published"
     )
     height: int | None = _setting(
         None,
         "height of the frames in pixels, a multiple of 64 for the published models",
-        "the model's: 32 of tiny, 576",
+        "the model's: 64 of tiny, 576",
     )
     width: int | None = _setting(
         None,
         "width of the frames in pixels, a multiple of 64 for the published models",
-        "the model's: 32 of tiny, 1024",
+        "the model's: 64 of tiny, 1024",
     )
     fit: Fit = _setting(
         "crop",
@@ -147,7 +147,9 @@ class Settings:
         "all levels",
     )
     fps: int | None = _setting(
-        None, "frames per second of the clip; the model is told this number - 1", "the model's, 7"
+        None,
+        "frames per second of the clip; the model is told this number - 1",
+        "the model's: 12 of tiny, 7 of the published",
     )
     motion_bucket: int | None = _setting(
         None, "amount of motion, from 0 to about 255; a higher number moves more", "the model's, 127"

@@ -102,7 +102,7 @@ def test_compiled(tmp_path: Path) -> None:
 def test_loading(tmp_path: Path) -> None:
     rows = {row.contender: row for row in command.run("loading", CHAPTERS["loading"].quick, tmp_path).rows}
     assert {*loading.FORMS, CONTENDERS["diffusers"]} == rows.keys() - {CONTENDERS["diffusers-same"]}
-    assert errors(rows["vcut, baseline"]) == (0.0, 0.0)
+    assert max(errors(rows["vcut, baseline"])) < EXACT
     assert all(row.details["tensors, GiB"] > 0 for row in rows.values())
 
 

@@ -122,7 +122,7 @@ def test_defaults_leave_everything_to_the_library(photo: str, calls: Calls) -> N
     (call,) = calls.sample
     assert call.run == resolve(Settings(), TINY, PRESETS["vcut"])
     assert (call.seed, call.progress) == (7, True)
-    assert torch.equal(call.pixels, images.fitted(photo, 32, 32))
+    assert torch.equal(call.pixels, images.fitted(photo, TINY.width, TINY.height))
     assert Path("photo.mp4").exists()
 
 
@@ -211,7 +211,7 @@ def test_what_is_printed(photo: str, capsys: pytest.CaptureFixture[str]) -> None
     )
     assert sampling == "sampling 25 steps, guidance 1 to 3 (defaults: paper)"
     assert seed == "seed     3"
-    assert clip.startswith("wrote    clip.mp4: 3 frames, 64x64, 7 fps, seed 3, in ")
+    assert clip.startswith(f"wrote    clip.mp4: 3 frames, 64x64, {TINY.fps} fps, seed 3, in ")
     assert sheet == "wrote    sheet.png"
 
 
@@ -573,7 +573,7 @@ def test_a_clip_that_is_moved_away_at_once_stops_no_other(
 
 
 @pytest.mark.parametrize(
-    ("options", "times"), [("--size 1024x576", "576"), ("--frames 100", "12"), ("--size 64x64", None)]
+    ("options", "times"), [("--size 1024x576", "144"), ("--frames 100", "7"), ("--size 128x64", None)]
 )
 def test_a_run_far_beyond_the_model_is_warned_about_first(
     photo: str, capsys: pytest.CaptureFixture[str], options: str, times: str | None
@@ -583,7 +583,7 @@ def test_a_run_far_beyond_the_model_is_warned_about_first(
     if times is None:
         assert "note" not in warnings
     else:
-        assert "vcut: note: tiny was made for 8 frames of 32x32: " in warnings
+        assert "vcut: note: tiny was made for 14 frames of 64x64: " in warnings
         assert f" are {times} times as many pixels" in warnings
 
 

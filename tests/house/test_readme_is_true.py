@@ -31,8 +31,8 @@ def test_the_first_example_in_python_runs_as_it_stands(
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     exec(BLOCKS["python"][0], names)
-    assert names["frames"].shape == (8, 3, 32, 32)
-    assert media.read(tmp_path / "disc.gif")[0].shape == (8, 3, 128, 128)
+    assert names["frames"].shape == (14, 3, 64, 64)
+    assert media.read(tmp_path / "disc.gif")[0].shape == (14, 3, 256, 256)
 
 
 def test_the_first_command_writes_a_clip_that_decodes(
@@ -46,8 +46,8 @@ def test_the_first_command_writes_a_clip_that_decodes(
     options = [command[0], "-o", str(clip), "--sheet", str(sheet), *command[5:], "--quiet"]
     assert cli.main(["generate", *options]) == 0
     frames, fps = media.read(clip)
-    assert frames.shape == (8, 3, 128, 128)
-    assert fps == pytest.approx(7, abs=0.2)  # a GIF's clock ticks in hundredths
+    assert frames.shape == (14, 3, 256, 256)
+    assert fps == pytest.approx(12, abs=0.2)  # a GIF's clock ticks in hundredths
     shown, _ = media.read(ROOT / "docs" / "clip.gif")
     assert (frames - shown).abs().mean() < 0.01
     assert (

@@ -75,7 +75,8 @@ def load(preset: Any, **options: Any) -> vcut.Pipeline:
 def ours(preset: Any, cut: int) -> tuple[Tensor, Tensor]:
     """Latents and frames of vcut's own run, in float64."""
     svd = load(preset, dtype=torch.float64, vae_dtype=torch.float64)
-    run = resolve(Settings(seed=3, cut=cut, decode_chunk=None), svd.config, svd.preset)
+    settings = Settings(seed=3, cut=cut, decode_chunk=None, frames=8, height=32, width=32, fps=7)
+    run = resolve(settings, svd.config, svd.preset)
     latents = svd.sample_latents(run, pictures()[0])
     return latents, svd.decode(latents.double(), None).double()
 

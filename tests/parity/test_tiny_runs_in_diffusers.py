@@ -50,5 +50,5 @@ def test_the_frames_are_the_same(theirs: Any, preset: str, their_eps: bool) -> N
     generator = torch.Generator().manual_seed(3)
     settings: dict[str, Any] = dict(height=32, width=32, num_frames=8, output_type="pt")
     expected = theirs(picture(), generator=generator, decode_chunk_size=8, **settings).frames[0]
-    frames = ours.generate(picture(), seed=3, decode_chunk=None)
+    frames = ours.generate(picture(), seed=3, decode_chunk=None, frames=8, height=32, width=32, fps=7)
     assert relative_error(frames, expected) < (TOLERANCE if their_eps else NORMS)

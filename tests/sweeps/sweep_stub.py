@@ -45,7 +45,7 @@ class Stub:
 
     def decode(self, latents: Tensor, chunk: int | None) -> Tensor:
         small = latents[:, :, :3].sigmoid()
-        return small.repeat_interleave(8, -1).repeat_interleave(8, -2)
+        return small.repeat_interleave(4, -1).repeat_interleave(4, -2)
 
 
 def make_pictures(folder: Path, number: int) -> tuple[Picture, ...]:

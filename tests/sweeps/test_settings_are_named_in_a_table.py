@@ -145,5 +145,5 @@ def test_a_cut_without_a_preset_to_cut_is_refused() -> None:
 def test_a_setting_that_does_not_fit_the_model_is_named() -> None:
     (setting,) = from_presets(["baseline"], [], {"height": 33})
     assert isinstance(setting, Setting)
-    with pytest.raises(ConfigError, match="setting baseline: height 33 is not a multiple of 16"):
+    with pytest.raises(ConfigError, match="setting baseline: height 33 is not a multiple of 8"):
         setting.resolve(TINY)

@@ -152,10 +152,10 @@ def test_the_kernels_are_recorded(loaded: list[str], option: str, kernels: str) 
 def test_settings_far_beyond_the_model_are_noted_once(
     loaded: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert vcut_sweep("--size", "80x64", "--preset", "baseline", "--preset", "vcut") == 0
+    assert vcut_sweep("--size", "160x128", "--preset", "baseline", "--preset", "vcut") == 0
     (note,) = capsys.readouterr().err.splitlines()
     assert note.startswith(
-        "vcut: note: tiny was made for 8 frames of 32x32: 8 of 80x64 are 5 times as many pixels"
+        "vcut: note: tiny was made for 14 frames of 64x64: 14 of 160x128 are 5 times as many pixels"
     )
 
 
@@ -182,7 +182,7 @@ def test_a_toml_file_names_the_settings(loaded: list[str]) -> None:
                 "--size",
                 "33x32",
             ),
-            "setting vcut: width 33 is not a multiple of 16",
+            "setting vcut: width 33 is not a multiple of 8",
         ),
         (("--preset", "lossless", "--cut", "3"), "--cut goes with --preset vcut"),
         (("--fps", "7", "--steps", "5", "--cut", "9"), "cut must be a whole number from 1 to 6, got 9"),
@@ -248,7 +248,7 @@ def test_latents_are_kept_when_asked_for(loaded: list[str]) -> None:
     assert vcut_sweep("--keep-latents", "--enlarge", "2") == 0
     records = manifest.read(Path("OUT"))
     assert all((Path("OUT") / (record.latents or "none")).exists() for record in records)
-    assert {(record.height, record.width) for record in records} == {(64, 64)}
+    assert {(record.height, record.width) for record in records} == {(128, 128)}
 
 
 def test_each_rank_of_a_machine_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

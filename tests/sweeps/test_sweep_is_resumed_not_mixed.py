@@ -98,8 +98,8 @@ def test_a_clip_is_where_vbench_looks_and_its_record_says_how_it_was_made(
     record = records[-1]
     assert record.file == "vcut/picture 2-1.mp4"
     decoded, fps = media.read(out / record.file)
-    assert list(decoded.shape) == [record.frames, 3, record.height, record.width] == [8, 3, 32, 32]
-    assert fps == record.fps == 7
+    assert list(decoded.shape) == [record.frames, 3, record.height, record.width] == [14, 3, 64, 64]
+    assert fps == record.fps == 12
     assert record.latents == "vcut/latents/picture 2-1.safetensors"
     from safetensors.torch import load_file
 

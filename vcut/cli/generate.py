@@ -134,7 +134,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         type=values.count,
         default=1,
         metavar="N",
-        help="write every pixel N times along each side: the model in the box makes 32x32 (default: 1)",
+        help="write every pixel N times along each side: the model in the box makes 64x64 (default: 1)",
     )
     group.add_argument("--overwrite", action="store_true", help="replace clips that exist")
     group.add_argument("--quiet", action="store_true", help="print only errors and notes on the model")

@@ -166,7 +166,7 @@ def _add_size(group: argparse._ArgumentGroup) -> None:
         type=values.size,
         metavar="WxH",
         help="width x height of the frames in pixels, multiples of 64 for the published models (default: the "
-        "model's: 32x32 of tiny, 1024x576 of the published)",
+        "model's: 64x64 of tiny, 1024x576 of the published)",
     )
 
 
