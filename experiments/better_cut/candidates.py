@@ -11,7 +11,7 @@ from experiments.better_cut.peers import Peer
 from experiments.better_cut.rules import Rule
 from training.evaluate import NO_CUT, Row
 from vcut.config import Mode
-from vcut.sampling import Branch, karras_sigmas
+from vcut.sampling import Branch, Ramp, karras_sigmas
 from vcut.settings import Settings
 
 CUTS = (10, 17, 20)
@@ -59,14 +59,31 @@ INTERVAL = (0.3, 25.0)
 
 def candidates() -> list[Candidate]:
     """All candidates, the baseline first."""
-    ours = (table_iv, intervals, fewer_levels, after_the_cut, kept_differences, reuse)
+    ours = (table_iv, scales, intervals, fewer_levels, after_the_cut, kept_differences, reuse)
     return [each for group in (*ours, in_diffusers) for each in group()]
+
+
+def scales() -> list[Candidate]:
+    """Less guidance at every step, and none: how much of what a rule changes is the guidance that it leaves out."""
+    rows = [
+        Row("lossless, guidance 1, one pass a step", *KEEPING, Settings(cut=None, guidance=Ramp(1.0, 1.0))),
+        Row("lossless, guidance 1.5 on every frame", *KEEPING, Settings(cut=None, guidance=Ramp(1.5, 1.5))),
+    ]
+    return [Candidate("guidance scale", row) for row in rows]
 
 
 def intervals() -> list[Candidate]:
     """Guidance in an interval of noise levels; its lower end alone is a cut by noise level."""
     found = []
-    for low, high in (INTERVAL, (0.3, 12.0), (1.0, 25.0), (0.3, 700.0)):
+    for low, high in (
+        INTERVAL,
+        (0.3, 12.0),
+        (0.3, 50.0),
+        (0.3, 100.0),
+        (1.0, 50.0),
+        (1.0, 100.0),
+        (0.3, 700.0),
+    ):
         settings = Settings(cut=None, guidance_interval=(low, high))
         found.append(Row(f"lossless, guided in {low:g}..{high:g}", *KEEPING, settings))
     found.append(

@@ -21,7 +21,7 @@ bfloat16 rounding the values in between would triple the error, so it is not for
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
@@ -31,6 +31,8 @@ from math import ceil, prod
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from vcut.kernels import matrices
 
 POINTS = {
     2: (Fraction(0), Fraction(1), Fraction(-1)),
@@ -43,9 +45,6 @@ BAND_BYTES = 16 << 20
 
 Rows = tuple[tuple[float, ...], ...]
 """Rows of a matrix."""
-
-Linear = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""A function like ``F.linear``: values ``[n, c]``, a matrix ``[o, c]`` and perhaps a bias ``[o]`` to ``[n, o]``."""
 
 
 @dataclass(frozen=True)
@@ -151,23 +150,20 @@ def transform(weight: Tensor, axes: Axes) -> Tensor:
     return torch.mm(both, taps.flatten(1)).view(-1, *taps.shape[1:])
 
 
-def convolve(
-    x: Tensor, weights: Sequence[Tensor], bias: Tensor | None, axes: Axes, linear: Linear = F.linear
-) -> Tensor:
+def convolve(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None, axes: Axes) -> Tensor:
     """The convolution of ``x [n, i, j, c]`` with zeros around it, ``[n, i', j', o]``.
 
-    ``weights`` are the matrices of :func:`transform`, in any form that ``linear`` takes. The map is gone over in
-    bands, so that what is held in between is about three times :data:`BAND_BYTES`.
+    ``weights`` are the matrices of :func:`transform`, as :func:`vcut.kernels.matrices.all_arranged` gives them. The
+    map is gone over in bands, so that what is held in between is about three times :data:`BAND_BYTES`.
     """
     i, j = axes
     n, height, width, channels = x.shape
     used = [p for p, (a, b) in enumerate(product(i.used(height), j.used(width))) if a and b]
     outputs, inputs = _both(i.outputs, j.outputs, x)[:, used], _both(i.inputs, j.inputs, x)[used]
-    weights = [weights[p] for p in used]
-    rows, columns, out_channels = i.tiles(height), j.tiles(width), weights[0].shape[0]
+    rows, columns, out_channels = i.tiles(height), j.tiles(width), weights[0].shape[-2]
     # the bias joins at a product that every result of the tile has once
-    joins = outputs.eq(1).all(0).nonzero()[0].item()
-    tile_bytes = len(weights) * max(channels, out_channels) * x.element_size()
+    joins = int(outputs.eq(1).all(0).nonzero()[0])
+    tile_bytes = len(used) * max(channels, out_channels) * x.element_size()
     out = x.new_empty(n, rows, i.results, columns, j.results, out_channels)
     for images, some_rows, some_columns in _bands((n, rows, columns), BAND_BYTES // tile_bytes):
         values = i.values(x[images], 1, some_rows.start, some_rows.stop)
@@ -175,10 +171,11 @@ def convolve(
         values = values.unfold(1, len(i.inputs[0]), i.step).unfold(2, len(j.inputs[0]), j.step)
         count = prod(values.shape[:3])
         values = values.permute(4, 5, 0, 1, 2, 3).reshape(inputs.shape[1], -1)
-        values = torch.mm(inputs, values).view(len(weights), count, channels)
-        products = values.new_empty(len(weights), count, out_channels)
-        for p, weight in enumerate(weights):
-            products[p] = linear(values[p], weight, bias if p == joins else None)
+        values = torch.mm(inputs, values).view(len(used), count, channels)
+        products = values.new_empty(len(used), count, out_channels)
+        matrices.products(values, weights, used, products)
+        if bias is not None:
+            products[joins] += bias
         del values
         place = out[images, some_rows, :, some_columns].permute(2, 4, 0, 1, 3, 5)
         place.copy_(torch.mm(outputs, products.flatten(1)).view(place.shape))

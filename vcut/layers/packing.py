@@ -15,17 +15,19 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vcut.errors import ConfigError, check_type
-from vcut.kernels import onednn, upsampling, winograd
+from vcut.kernels import matrices, onednn, upsampling, winograd
 from vcut.kernels.parts import Parts
 from vcut.kernels.runtime import is_watched
 from vcut.layers.conv import Conv, TemporalConv, UpsamplingConv
 from vcut.layers.linear import GEGLU
 
 MANY, MORE = 128, 640
-"""Numbers of channels from which on fewer products are worth their transforms, over space and over time."""
+"""Numbers of channels from which on fewer products are worth their transforms: in general, and over time where the
+plain sum has oneDNN's blocks."""
 
 NARROW, WIDE = 6, 1024
 """Maps of fewer columns and at least so many channels are convolved side by side: oneDNN works on a row at a time."""
@@ -122,7 +124,7 @@ def _form(layer: nn.Module) -> type[Packed] | None:
         GEGLU: lambda _: PackedGEGLU,
         Conv: _kind_of_convolution,
         UpsamplingConv: lambda conv: _of_convolution(conv, WinogradUpsampling, FourConvolutions),
-        TemporalConv: lambda conv: _of_convolution(conv, WinogradTemporalConv, PackedTemporalConv, MORE),
+        TemporalConv: _kind_of_temporal_convolution,
     }
     form = forms.get(type(layer))
     if form is None or not isinstance(layer.weight, Tensor) or not onednn.packs(layer.weight.dtype):
@@ -137,7 +139,15 @@ def _kind_of_convolution(conv: Conv) -> type[Packed] | None:
     if form == ((3, 3), (1, 1), (1, 1)):
         wide = min(conv.in_channels, conv.out_channels) >= WIDE
         return _of_convolution(conv, WinogradConv, SideBySideConv if wide else PackedConv)
-    return PackedConv if onednn.packs_filters(conv.out_channels) else None
+    if onednn.packs_filters(conv.out_channels):
+        return PackedConv
+    many = min(conv.in_channels, conv.out_channels) >= MORE and conv.weight.dtype == torch.float32
+    return StridedConv if many and conv.stride != (1, 1) else None
+
+
+def _kind_of_temporal_convolution(conv: TemporalConv) -> type[Packed] | None:
+    least = MORE if onednn.packs_filters(conv.out_channels) else MANY
+    return _of_convolution(conv, WinogradTemporalConv, PackedTemporalConv, least)
 
 
 def _of_convolution(
@@ -224,31 +234,31 @@ class PackedLinear(Packed):
     """``x W^T + b`` over the last axis of ``x``."""
 
     def arranged(self, layer: nn.Linear) -> list[Tensor]:
-        return [onednn.packed_matrix(layer.weight)]
+        return [matrices.arranged(layer.weight)]
 
     def compute(self, x: Tensor) -> Tensor:
-        return onednn.linear(x, self.weight, self.bias)
+        return matrices.linear(x, self.weight, self.bias)
 
 
 class PackedGEGLU(Packed):
-    """Value and gate as two matrices, their product taken while the results are in registers."""
+    """Value and gate as two matrices, so that neither is held twice."""
 
     def arranged(self, layer: GEGLU) -> list[Tensor]:
-        return [onednn.packed_matrix(half) for half in layer.weight.chunk(2)]
+        return [matrices.arranged(half) for half in layer.weight.chunk(2)]
 
     def compute(self, x: Tensor) -> Tensor:
         assert self.bias is not None
-        return onednn.geglu(x, self.weights[0], self.weights[1], self.bias)
+        return matrices.geglu(x, self.weights[0], self.weights[1], self.bias)
 
 
 class PointwiseConv(Packed):
     """A 1x1 convolution as what it is, a linear layer: up to ten times faster."""
 
     def arranged(self, layer: Conv) -> list[Tensor]:
-        return [onednn.packed_matrix(layer.weight.flatten(1))]
+        return [matrices.arranged(layer.weight.flatten(1))]
 
     def compute(self, x: Tensor) -> Tensor:
-        return onednn.linear(x, self.weight, self.bias)
+        return matrices.linear(x, self.weight, self.bias)
 
 
 class PackedConv(Packed):
@@ -266,6 +276,24 @@ class PackedConv(Packed):
         y = onednn.convolution(wide.flatten(0, 1), self.weight, self.bias, self.stride, self.padding)
         y = y if wide is x else y[:, :, :1].contiguous()
         return y.unflatten(0, (len(x), -1))
+
+
+class StridedConv(Packed):
+    """A convolution of ``[b, f, h, w, c]`` with few results, as a product: what each result sees is one row."""
+
+    def __init__(self, layer: Conv, weights: Sequence[nn.Parameter] | None = None) -> None:
+        super().__init__(layer, weights)
+        self.size, self.stride, self.padding = layer.kernel_size, layer.stride, _numbers(layer.padding)
+
+    def arranged(self, layer: Conv) -> list[Tensor]:
+        return [matrices.arranged(layer.weight.permute(0, 2, 3, 1).flatten(1))]
+
+    def compute(self, x: Tensor) -> Tensor:
+        height, width = self.padding
+        seen = F.pad(x, (0, 0, width, width, height, height))
+        for axis, size, step in zip((2, 3), self.size, self.stride, strict=True):
+            seen = seen.unfold(axis, size, step)
+        return matrices.linear(seen.movedim(4, -1).flatten(4), self.weight, self.bias)
 
 
 class SideBySideConv(PackedConv):
@@ -296,14 +324,14 @@ class WinogradConv(Packed):
         return _minimal(layer), _minimal(layer)
 
     def arranged(self, layer: Any) -> list[Tensor]:
-        return [onednn.packed_matrix(matrix) for matrix in winograd.transform(layer.weight, self.axes)]
+        return matrices.all_arranged(winograd.transform(layer.weight, self.axes))
 
     def compute(self, x: Tensor) -> Tensor:
         return self.convolve(x.flatten(0, 1)).unflatten(0, (len(x), -1))
 
     def convolve(self, maps: Tensor) -> Tensor:
         """The convolution of ``[n, i, j, c]``."""
-        return winograd.convolve(maps, tuple(self.weights), self.bias, self.axes, onednn.linear)
+        return winograd.convolve(maps, tuple(self.weights), self.bias, self.axes)
 
 
 class WinogradUpsampling(WinogradConv):
