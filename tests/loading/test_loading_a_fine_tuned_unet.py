@@ -83,7 +83,8 @@ def test_any_base_and_it_samples(tmp_path: Path, folder: Path, base: str) -> Non
     assert pipe.config.unet == MICRO.unet
     assert pipe.config.frames == MICRO.frames
     clip = dataclasses.replace(micro("baseline"), unet=pipe.unet).generate("examples/disc.png", steps=2)
-    assert torch.equal(pipe.generate("examples/disc.png", steps=2), clip)
+    # to rounding: where weights begin in memory decides in which order some CPUs add
+    torch.testing.assert_close(pipe.generate("examples/disc.png", steps=2), clip, rtol=0, atol=1e-5)
 
 
 def test_a_folder_in_shards_says_its_heads_and_frames(tmp_path: Path, folder: Path) -> None:

@@ -28,7 +28,8 @@ def test_every_layout_gives_the_models_clip(tmp_path: Path, layout: str) -> None
     found = load_clip(path, dtype=torch.float32, device="cpu")
     assert found.config == MICRO.clip
     picture = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    assert torch.equal(found.embed(picture), micro("baseline").clip.embed(picture))
+    # to rounding: where weights begin in memory decides in which order some CPUs add
+    torch.testing.assert_close(found.embed(picture), micro("baseline").clip.embed(picture), rtol=0, atol=1e-5)
 
 
 def test_a_file_without_clip_says_so(tmp_path: Path) -> None:
