@@ -1,8 +1,9 @@
 """Packing: layers replaced by others that compute the same from weights rearranged for this CPU.
 
-A packed layer holds its weights in the blocks of oneDNN (:mod:`vcut.kernels.onednn`), of filters that take fewer
-products where there are some (:mod:`vcut.kernels.winograd`, :mod:`vcut.kernels.upsampling`). It computes without
-gradients and refuses whatever else one does with a module.
+A packed layer holds matrices in the form that is faster here (:mod:`vcut.kernels.matrices`), convolution filters in
+the blocks of oneDNN (:mod:`vcut.kernels.onednn`) or as filters that take fewer products
+(:mod:`vcut.kernels.winograd`, :mod:`vcut.kernels.upsampling`). It computes without gradients and refuses whatever
+else one does with a module.
 
 Shapes: b clips, f frames, h w grid, c channels.
 """
@@ -37,9 +38,10 @@ def pack(*networks: nn.Module) -> bool:
     """Replace the layers of ``networks`` by packed ones, in place and for good.
 
     They then compute on this CPU, and nothing else: a packed network cannot be moved, cast, trained, compiled,
-    folded, copied or saved. Packed weights are memory of their own, where those of a loaded file may be the file's
-    pages, and convolutions of fewer products have more of them. Networks that share weights share them still, if they
-    are packed in one call. Weights for which :func:`vcut.kernels.onednn.can_pack` says no stay as they are.
+    folded, copied or saved. Weights in another form are memory of their own, where those of a loaded file may be
+    the file's pages, and convolutions of fewer products have more of them. Networks that share weights share them
+    still, if they are packed in one call. Weights for which :func:`vcut.kernels.onednn.can_pack` says no stay as they
+    are.
 
     Returns:
         Whether any was packed.
