@@ -56,7 +56,7 @@ Sampler = Literal["euler", "heun", "dpmpp_2m", "lcm"]
 SigmaName = Literal["karras", "ays"]
 """Name of a schedule of noise levels; :func:`vcut.sampling.named_sigmas` explains each."""
 
-Defaults = Literal["paper", "official"]
+Defaults = Literal["paper", "official", "fast"]
 """Name of the settings that a run starts from; :func:`vcut.settings.defaults` explains each."""
 
 LARGEST = 10_000

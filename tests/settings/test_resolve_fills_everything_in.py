@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vcut.config import CONFIGS, PRESETS, SVD, SVD_XT, choose_preset
+from vcut.config import CONFIGS, PRESETS, SVD, SVD_XT, SVDConfig, choose_preset
 from vcut.errors import ConfigError
 from vcut.sampling import (
     ALIGN_YOUR_STEPS,
@@ -159,8 +159,17 @@ def test_defaults_are_chosen_by_name(model: str, official: Settings) -> None:
     )
 
 
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=lambda config: config.name)
+def test_the_fast_defaults_take_a_third_of_the_passes(config: SVDConfig) -> None:
+    run = resolve(defaults("fast", config), config, PRESETS["lossless"])
+    assert run.summary == (
+        "lossless (lossy): cross-attentions cached, 6 guided and 0 cut steps, 16 network passes"
+    )
+    assert resolve(Settings(), config, PRESETS["lossless"]).passes.passes == 50
+
+
 def test_defaults_that_are_not_there_are_refused() -> None:
-    with pytest.raises(ConfigError, match="defaults must be one of paper, official, got 'offical'"):
+    with pytest.raises(ConfigError, match="defaults must be one of paper, official, fast, got 'offical'"):
         defaults("offical", SVD)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="models of 14 and 25 frames, and mine has 8"):
         defaults("official", dataclasses.replace(SVD, name="mine", frames=8))

@@ -75,7 +75,9 @@ def test_a_table_chooses_its_defaults_and_what_is_given_wins(tmp_path: Path) -> 
         {"steps": 10, "guidance": {"minimum": 1.5, "maximum": 2.0, "shape": "linear"}},
     ]
     table(tmp_path, "[a]\ndefaults = 3")
-    with pytest.raises(ConfigError, match=r"table \[a\]: defaults must be one of paper, official, got 3"):
+    with pytest.raises(
+        ConfigError, match=r"table \[a\]: defaults must be one of paper, official, fast, got 3"
+    ):
         sweep._settings(parser.parse_args(words.split()), SVD_XT)
 
 
