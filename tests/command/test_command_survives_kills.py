@@ -24,7 +24,7 @@ from vcut import media
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="signals and /proc")]
 
-PICTURES = 48
+PICTURES = 96
 """Number of pictures: some are left after the third signal, however late it comes."""
 SMALL = ["--steps", "1", "--frames", "2", "--size", "16x16", "--seed", "0", "--device", "cpu", "--quiet"]
 NOTE = "vcut: note: tiny is the small model in the box"

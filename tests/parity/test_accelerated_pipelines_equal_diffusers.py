@@ -152,12 +152,13 @@ def test_callbacks_offloading_and_another_scheduler(pipe: Any) -> None:
 
         assert torch.equal(run(pipe, steps=4, callback_on_step_end=note), expected)
         assert seen == [0, 1, 2, 3]
-        # a pipeline takes its hooks off and puts them on again after every clip
+        # A pipeline takes its hooks off and puts them on again after every clip. Its weights then begin elsewhere in
+        # memory, and some CPUs add in another order.
         pipe.enable_model_cpu_offload(device="cpu")
         for _ in range(2):
-            assert torch.equal(run(pipe, steps=4), expected)
+            assert relative_error(run(pipe, steps=4), expected) < TOLERANCE
         pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
-        assert torch.equal(run(pipe, steps=4), expected)
+        assert relative_error(run(pipe, steps=4), expected) < TOLERANCE
         batches: list[int] = []
         pipe.unet.conv_in.register_forward_hook(lambda _, given, __: batches.append(len(given[0])))
         run(pipe, steps=4)
