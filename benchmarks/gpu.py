@@ -32,6 +32,7 @@ from benchmarks.harness.compiling import compile_blocks
 from benchmarks.harness.report import machine
 from benchmarks.harness.weights import DTYPES, configuration
 from benchmarks.harness.worker import first_line
+from benchmarks.unet import FORMS
 from vcut.config import PRESETS, SVDConfig
 from vcut.errors import is_out_of_memory
 from vcut.sampling import Branch, karras_sigmas, linear, plan, precondition, sample
@@ -148,7 +149,7 @@ def equality(bench: Bench) -> Result:
     """Largest difference of the tiny model's clip on the device from that on the CPU, of pixels in 0..1."""
     picture = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
     found: Result = {}
-    for preset in PRESETS.values():
+    for preset in map(PRESETS.__getitem__, FORMS):
         run: dict[str, Any] = dict(steps=6, cut=4, seed=0)
         expected = vcut.load(preset=preset, device="cpu").generate(picture, **run)
         for dtype in ("float32", *bench.settings.dtypes):
@@ -281,7 +282,7 @@ def _eager(bench: Bench, networks: Networks, dtype: str) -> Iterator[tuple[Any, 
     cut = PRESETS["vcut"].cut_step(bench.settings.steps)
     contenders: dict[str, tuple[Callable[[], Unet], int | None]] = {
         "diffusers": (networks.theirs, None),
-        **{preset: (partial(networks.ours, preset), cut if preset == "vcut" else None) for preset in PRESETS},
+        **{preset: (partial(networks.ours, preset), cut if preset == "vcut" else None) for preset in FORMS},
     }
     expected: dict[int, list[Tensor]] = {1: [], 2: []}
     for name, (make, _) in contenders.items():

@@ -28,6 +28,7 @@ from torch import nn
 from benchmarks.harness.command import progress
 from benchmarks.harness.rounds import ROOT
 from benchmarks.trace import KINDS, LAYOUT, Kernel, moved, trace
+from benchmarks.unet import FORMS
 from vcut.analysis import fit
 from vcut.analysis.counting import build_unet, on_meta, unet_call
 from vcut.analysis.text_table import Table
@@ -262,7 +263,7 @@ def tables(config: SVDConfig, *, paper: bool = True) -> tuple[dict[str, Table], 
     peer, frames = Peer(config), config.frames
     theirs = Clip(peer.call(peer.unet, 2, frames), [], peer.encode() + peer.decode(frames))
     progress("diffusers")
-    ours = {preset: our_call(config, preset, 2, frames) for preset in PRESETS}
+    ours = {preset: our_call(config, preset, 2, frames) for preset in FORMS}
     one = our_call(config, "vcut", 1, frames)
     decoding = our_decoding(config, frames)
     once = our_encoding(config) + decoding

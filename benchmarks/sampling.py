@@ -202,7 +202,7 @@ def build(contender: str, *, paths: dict[str, str], settings: dict[str, Any]) ->
     missing: dict[str, str] = {}
     if contender == "vcut":
         trained = load(places["unet"], config)
-        forms = {name: fold(trained, tca=preset.tca, sca=preset.sca) for name, preset in PRESETS.items()}
+        forms = {name: fold(trained, tca=PRESETS[name].tca, sca=PRESETS[name].sca) for name in FORMS}
         pack(*forms.values())
         runs = {FORMS[name]: _ours(form, name, config, places, chosen) for name, form in forms.items()}
     else:

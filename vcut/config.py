@@ -93,17 +93,18 @@ and at 8x8 it has transformers: over the 3,584 latents of a clip they would take
 CONFIGS = {config.name: config for config in (TINY, SVD, SVD_XT, SVD_XT_1_1)}
 
 
-PresetName = Literal["baseline", "lossless", "vcut"]
+PresetName = Literal["baseline", "lossless", "vcut", "fast"]
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A form of the cross-attentions and where guidance stops."""
+    """A form of the cross-attentions, where guidance stops, and the settings that a run starts from."""
 
     name: str
     tca: Mode
     sca: Mode
     guided_fraction: float = 1.0  # of the steps, before the cut
+    defaults: Defaults = "paper"  # by name: vcut.settings.defaults
 
     @property
     def lossy(self) -> bool:
@@ -130,6 +131,7 @@ PRESETS = {
         Preset("baseline", tca=True, sca=True),
         Preset("lossless", tca="linear_cached", sca="linear_cached"),
         Preset("vcut", tca=False, sca="linear_cached", guided_fraction=16 / 25),
+        Preset("fast", tca="linear_cached", sca="linear_cached", defaults="fast"),
     )
 }
 """The presets by name."""

@@ -141,7 +141,7 @@ def load(
             .safetensors file in any layout; or the result of :func:`find`.
         unet: file or folder with a fine-tuned UNet, in any layout, that takes the place of the model's own. What it
             does not say of itself (its heads, its frames) it has from the model.
-        preset: ``'baseline'``, ``'lossless'`` or ``'vcut'``, or a preset of your own.
+        preset: ``'baseline'``, ``'lossless'``, ``'vcut'`` or ``'fast'``, or a preset of your own.
         tca: mode of the temporal cross-attention, by default the preset's.
         sca: mode of the spatial cross-attention, by default the preset's.
         dtype: of the UNet and CLIP, by default float16 on CUDA and float32 elsewhere.

@@ -18,7 +18,7 @@ from vcut.errors import ConfigError, NotFiniteError, OutOfMemoryError, check_typ
 from vcut.layers import assembled, check_dtype, device_named, for_inference, is_packed
 from vcut.media import images as pictures
 from vcut.sampling import Callback, Network, precondition, sample
-from vcut.settings import NAMES, Run, Settings, check_names, check_seed, resolve
+from vcut.settings import NAMES, Run, Settings, check_names, check_seed, defaults, resolve
 from vcut.unet import UNet
 from vcut.vae import VAE
 from weights_tools.checkpoint import is_finite
@@ -97,7 +97,7 @@ class Pipeline:
         Args:
             image: one picture of any kind (path, PIL, ndarray, tensor; see :mod:`vcut.media.images`), or a list or
                 stack of k pictures.
-            settings: settings to start from, by default ``vcut.Settings()``.
+            settings: settings to start from, by default the preset's: ``vcut.Settings()``, but for ``fast``.
             noise: ``[k * m, frames, 4, H / 8, W / 8]`` of unit variance to start from, instead of the seeds'.
             callback: called after every step with a :class:`vcut.sampling.Record`. If it returns
                 :data:`vcut.sampling.STOP`, that step's estimate is decoded; if it returns a tensor, the run goes on
@@ -120,7 +120,8 @@ class Pipeline:
         """
         check_names(changes, KEYWORDS)
         check_type("settings", settings, Settings, NoneType)
-        run = resolve((settings or Settings()).replace(**changes), self.config, self.preset)
+        start = settings or defaults(self.preset.defaults, self.config)
+        run = resolve(start.replace(**changes), self.config, self.preset)
         return self.follow(run, image, noise=noise, callback=callback, progress=progress)
 
     __call__ = generate

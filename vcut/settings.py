@@ -291,8 +291,8 @@ Steps, and guidance is kept to an interval of them. It was found on the model in
 def defaults(name: Defaults, config: SVDConfig) -> Settings:
     """Settings to start from, by name.
 
-    ``paper`` is ``Settings()``, as in diffusers; ``official`` is :data:`OFFICIAL`; ``fast`` is :data:`FAST`, which
-    goes with the preset ``lossless``.
+    ``paper`` is ``Settings()``, as in diffusers; ``official`` is :data:`OFFICIAL`; ``fast`` is :data:`FAST`, from
+    which the preset ``fast`` starts.
 
     ``defaults("official", svd.config).replace(steps=20)`` has all but the steps from Stability.
 

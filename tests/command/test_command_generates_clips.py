@@ -21,7 +21,7 @@ from vcut.config import CONFIGS, PRESETS, TINY, SVDConfig, choose_preset
 from vcut.errors import OutOfMemoryError
 from vcut.media import images
 from vcut.sampling import Branch, Ramp
-from vcut.settings import NAMES, Run, Settings, resolve
+from vcut.settings import FAST, NAMES, Run, Settings, resolve
 from vcut.sweeps.jobs import Outputs, find_work
 
 
@@ -144,6 +144,9 @@ def test_defaults_leave_everything_to_the_library(photo: str, calls: Calls) -> N
         ("--model svd-xt --defaults official --steps 25 --guidance-max 2", {"guidance": Ramp(1.5, 2.0)}),
         ("--model svd-xt --defaults official --guidance-min 1", {"steps": 30}),
         ("--model svd-xt --defaults paper", {}),
+        ("--model svd-xt --preset fast", FAST),
+        ("--model svd-xt --preset fast --steps 20", {**FAST, "steps": 20}),
+        ("--model svd-xt --preset fast --defaults paper", {}),
         ("--guidance-interval 0.3 25", {"guidance_interval": (0.3, 25.0)}),
         ("--embedding all", {"embedding": None}),
         ("--embedding none", {"embedding": ()}),
@@ -177,7 +180,7 @@ def test_there_is_an_option_for_every_setting_but_two(photo: str, calls: Calls) 
     several = {"size": {"width", "height"}, "after_context": {"after"}, "guidance_min": {"guidance"}}
     offered = set().union(*(several.get(action.dest, {action.dest}) for action in group._group_actions))
     assert set(NAMES) - offered == {"churn", "seed", "clips"}
-    assert options.settings(parser.parse_args([]), TINY) == Settings()
+    assert options.settings(parser.parse_args([]), TINY, PRESETS["vcut"]) == Settings()
 
 
 @pytest.mark.parametrize(

@@ -173,7 +173,7 @@ FAULTS = {
     "generate photo.jpg --embedding 0-3": "--embedding: expected all, none or steps such as 1-10",
     "generate photo.jpg --embedding 20-26": "from 1 to 25, got 26",
     # choices
-    "generate photo.jpg --preset fast": "invalid choice: 'fast'",
+    "generate photo.jpg --preset quick": "invalid choice: 'quick'",
     "generate photo.jpg --defaults best": "invalid choice: 'best'",
     "generate photo.jpg --fit stretch": "invalid choice: 'stretch'",
     "generate photo.jpg --tca maybe": "expected true, linear_cached or false",

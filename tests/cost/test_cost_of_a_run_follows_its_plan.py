@@ -147,7 +147,7 @@ def test_text_and_markdown_show_every_part_and_every_saving() -> None:
         ({"steps": 0}, "steps must be a whole number from 1 to 10000, got 0"),
         ({"steps": "25"}, "steps must be a whole number from 1 to 10000, got '25'"),
         ({"cut": STEPS + 2}, f"cut must be a whole number from 1 to {STEPS + 1}"),
-        ({"preset": "fast"}, "there is no preset 'fast': choose one of baseline, lossless, vcut"),
+        ({"preset": "quick"}, "there is no preset 'quick': choose one of baseline, lossless, vcut, fast"),
         ({"frame": 3}, "there is no setting 'frame': did you mean frames?"),
         ({"num_frames": 3}, "there is no setting 'num_frames': did you mean frames?"),
         ({"tca": "cached"}, "tca must be True"),

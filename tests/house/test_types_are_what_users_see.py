@@ -14,7 +14,7 @@ USE = """
 import vcut
 
 vcut.nothing
-vcut.load(preset="fast")
+vcut.load(preset="quick")
 vcut.load(preset="lossless")
 vcut.load_unet("tiny", preset="vcut")
 """

@@ -227,7 +227,8 @@ def test_it_says_what_it_did() -> None:
     ("give", "settings", "says"),
     [
         (lambda: Pipe(), {"preset": "baseline"}, "changes nothing"),
-        (lambda: Pipe(), {"preset": "fast"}, "there is no preset"),
+        (lambda: Pipe(), {"preset": "slow"}, "there is no preset"),
+        (lambda: Pipe(), {"preset": "fast"}, "settings of vcut's own sampler: take lossless"),
         (lambda: Pipe(), {"on_unsupported": "skip"}, "'raise' or 'keep'"),
         (lambda: Pipe(), {"cut": 0}, "cut step"),
         (lambda: Pipe(), {"cut": 3, "after": "none"}, "'cond', 'mean' or 'uncond'"),

@@ -106,8 +106,8 @@ def test_a_configuration_that_does_not_fit_is_refused(folder: Path) -> None:
 
 
 def test_names_are_checked() -> None:
-    with pytest.raises(ConfigError, match="no preset 'fast': choose one of baseline, lossless, vcut"):
-        vcut.load("tiny", preset="fast")
+    with pytest.raises(ConfigError, match="no preset 'quick': choose one of baseline, lossless, vcut, fast"):
+        vcut.load("tiny", preset="quick")
     with pytest.raises(CheckpointError, match="svd-xt-1-1"):
         vcut.load("svd-xl")
 

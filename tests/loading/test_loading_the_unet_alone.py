@@ -185,5 +185,5 @@ def test_what_is_no_unet_is_refused(folder: Path, tmp_path: Path, expected: UNet
         vcut.load_unet(tmp_path / "bad.safetensors", config=MICRO.unet)
     with pytest.raises(CheckpointError, match="is not of the configuration"):
         vcut.load_unet(folder / "vcut.safetensors", config=UNetConfig())
-    with pytest.raises(ConfigError, match="there is no preset 'fast'"):
-        vcut.load_unet("tiny", preset="fast")
+    with pytest.raises(ConfigError, match="there is no preset 'quick'"):
+        vcut.load_unet("tiny", preset="quick")

@@ -14,7 +14,7 @@ from vcut.config import PRESETS
 from vcut.errors import ConfigError, NotFiniteError
 from vcut.pipeline import Pipeline
 from vcut.sampling import MEAN, STOP, Branch, Record, constant, triangle
-from vcut.settings import Settings, resolve
+from vcut.settings import Settings, defaults, resolve
 from vcut.unet import fold
 
 PICTURE = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -51,6 +51,16 @@ def test_the_presets_differ_in_the_network_alone(baseline: Pipeline) -> None:
         assert state.keys() == expected.keys()
         for key, value in expected.items():
             assert torch.equal(state[key], value)
+
+
+def test_the_preset_fast_starts_from_settings_of_its_own() -> None:
+    fast, lossless = micro("fast"), micro("lossless")
+    start = defaults("fast", fast.config)
+    assert torch.equal(fast.generate(PICTURE, seed=3), lossless.generate(PICTURE, settings=start, seed=3))
+    assert len(records(fast)) == QUICK["steps"], "what is asked for wins"
+    assert torch.equal(
+        fast.generate(PICTURE, settings=Settings(), **QUICK), lossless.generate(PICTURE, **QUICK)
+    )
 
 
 def test_the_preset_decides_where_guidance_stops(pipe: Pipeline, baseline: Pipeline) -> None:

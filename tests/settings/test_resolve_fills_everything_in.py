@@ -161,10 +161,9 @@ def test_defaults_are_chosen_by_name(model: str, official: Settings) -> None:
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=lambda config: config.name)
 def test_the_fast_defaults_take_a_third_of_the_passes(config: SVDConfig) -> None:
-    run = resolve(defaults("fast", config), config, PRESETS["lossless"])
-    assert run.summary == (
-        "lossless (lossy): cross-attentions cached, 6 guided and 0 cut steps, 16 network passes"
-    )
+    fast = PRESETS["fast"]
+    run = resolve(defaults(fast.defaults, config), config, fast)
+    assert run.summary == "fast (lossy): cross-attentions cached, 6 guided and 0 cut steps, 16 network passes"
     assert resolve(Settings(), config, PRESETS["lossless"]).passes.passes == 50
 
 

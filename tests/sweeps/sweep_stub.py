@@ -67,7 +67,7 @@ def make_sweep(
     seed: int = 0,
 ) -> tuple[Sweep, list[Task]]:
     """A sweep of these pictures with the presets, and all of its tasks."""
-    settings = from_presets(PRESETS, (), {}) if settings is None else settings
+    settings = from_presets(PRESETS, (), lambda *_: {}) if settings is None else settings
     sweep = Sweep(
         model="tiny",
         weights_sha256="0" * 64,

@@ -24,7 +24,7 @@ def measured(tmp_path: Path, number: int) -> tuple[float, float, int]:
     Returns seconds a clip of making them, seconds a clip of finding them again, and the bytes of memory that came
     on top between a fifth of the clips and the end.
     """
-    settings = from_presets(PRESETS, (), {"frames": 1})
+    settings = from_presets(PRESETS, (), lambda *_: {"frames": 1})
     pictures = make_pictures(tmp_path / "pictures", number)
     asked, tasks = make_sweep(pictures, settings, clips=1)
     out = tmp_path / "OUT"

@@ -38,7 +38,7 @@ def test_no_two_clips_of_a_suite_have_one_seed() -> None:
 
 
 def test_a_clip_has_the_same_seed_in_every_setting_and_order() -> None:
-    settings = from_presets(PRESETS, (), {})
+    settings = from_presets(PRESETS, (), lambda *_: {})
     seeds = {
         task.key: task.seed
         for order in (settings, settings[::-1])
@@ -63,7 +63,9 @@ def test_shards_are_a_partition_and_each_setting_is_spread_over_all(
 
 
 def test_settings_of_one_form_follow_each_other() -> None:
-    settings = from_presets(["vcut"], [10], {}) + from_presets(["baseline", "vcut"], [17], {})
+    settings = from_presets(["vcut"], [10], lambda *_: {}) + from_presets(
+        ["baseline", "vcut"], [17], lambda *_: {}
+    )
     forms = [task.form for task in all_tasks(settings, PICTURES, TINY, clips=1, seed=0)]
     changes = sum(a != b for a, b in itertools.pairwise(forms))
     assert changes == len(set(forms)) - 1 == 1

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from vcut.cli import sweep
-from vcut.config import SVD_XT, TINY
+from vcut.config import SVD_XT, TINY, Preset
 from vcut.errors import ConfigError
 from vcut.settings import Settings
 from vcut.sweeps.settings_table import Setting, from_presets, from_toml
 
 
-def nothing(defaults: Any) -> dict[str, Any]:
+def nothing(preset: Preset, defaults: Any) -> dict[str, Any]:
     """What a command without options says of all settings."""
     return {}
 
@@ -42,7 +42,7 @@ def test_a_table_is_a_setting(tmp_path: Path) -> None:
         steps = 30
         """,
     )
-    baseline, c17, sca = from_toml(file, lambda defaults: {"steps": 20, "frames": 4})
+    baseline, c17, sca = from_toml(file, lambda preset, defaults: {"steps": 20, "frames": 4})
     assert [setting.name for setting in (baseline, c17, sca)] == ["baseline", "c17", "only sca"]
     assert baseline.settings == Settings(steps=20, frames=4)
     assert c17.settings == Settings(steps=20, frames=4, cut=17, guidance=(1.0, 2.5))
@@ -79,6 +79,34 @@ def test_a_table_chooses_its_defaults_and_what_is_given_wins(tmp_path: Path) -> 
         ConfigError, match=r"table \[a\]: defaults must be one of paper, official, fast, got 3"
     ):
         sweep._settings(parser.parse_args(words.split()), SVD_XT)
+
+
+def test_the_preset_fast_starts_from_settings_of_its_own(tmp_path: Path) -> None:
+    text = """
+        [fast]
+        preset = "fast"
+        [more]
+        preset = "fast"
+        steps = 20
+        [form]
+        preset = "fast"
+        defaults = "paper"
+        """
+    parser = argparse.ArgumentParser()
+    sweep._add_options(parser)
+
+    def made(words: str) -> list[tuple[str, int, object]]:
+        found = sweep._settings(parser.parse_args(f"in -o out {words}".split()), SVD_XT)
+        return [(each.name, each.settings.steps, each.settings.sigmas) for each in found]
+
+    file = table(tmp_path, text)
+    assert made(f"--settings {file}") == [("fast", 10, "ays"), ("more", 20, "ays"), ("form", 25, "karras")]
+    assert made(f"--settings {file} --steps 8 --defaults paper") == [
+        ("fast", 8, "karras"),
+        ("more", 20, "karras"),
+        ("form", 8, "karras"),
+    ]
+    assert made("--preset fast --preset vcut") == [("fast", 10, "ays"), ("vcut", 25, "karras")]
 
 
 @pytest.mark.parametrize(
@@ -128,7 +156,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_presets_and_cuts_make_names() -> None:
-    made = from_presets(["baseline", "lossless", "vcut"], [10, "preset", None, 10], {"steps": 30})
+    made = from_presets(["baseline", "lossless", "vcut"], [10, "preset", None, 10], lambda *_: {"steps": 30})
     assert {setting.name: (setting.preset.name, setting.settings.cut) for setting in made} == {
         "baseline": ("baseline", "preset"),
         "lossless": ("lossless", "preset"),
@@ -141,11 +169,11 @@ def test_presets_and_cuts_make_names() -> None:
 
 def test_a_cut_without_a_preset_to_cut_is_refused() -> None:
     with pytest.raises(ConfigError, match="--cut goes with --preset vcut"):
-        from_presets(["baseline"], [10], {})
+        from_presets(["baseline"], [10], lambda *_: {})
 
 
 def test_a_setting_that_does_not_fit_the_model_is_named() -> None:
-    (setting,) = from_presets(["baseline"], [], {"height": 33})
+    (setting,) = from_presets(["baseline"], [], lambda *_: {"height": 33})
     assert isinstance(setting, Setting)
     with pytest.raises(ConfigError, match="setting baseline: height 33 is not a multiple of 8"):
         setting.resolve(TINY)

@@ -161,13 +161,13 @@ def test_latents_that_were_not_kept_are_made_when_they_are_wanted(
 
 
 def test_settings_pictures_and_clips_can_be_added(out: Path, pictures: tuple[Picture, ...]) -> None:
-    few, tasks = make_sweep(pictures[1:2], from_presets(["baseline"], [], {}), clips=1)
+    few, tasks = make_sweep(pictures[1:2], from_presets(["baseline"], [], lambda *_: {}), clips=1)
     go_on(out, few, tasks)
     asked, tasks = make_sweep(pictures, clips=2)
     assert len(go_on(out, asked, tasks).lines) == len(tasks) - 1
     # a part of the sweep again, which does not become smaller
     assert not go_on(
-        out, few, make_sweep(pictures[1:2], from_presets(["baseline"], [], {}), clips=1)[1]
+        out, few, make_sweep(pictures[1:2], from_presets(["baseline"], [], lambda *_: {}), clips=1)[1]
     ).lines
     whole = manifest.read_sweep(out)
     assert whole is not None
@@ -183,7 +183,7 @@ def other(setting: Setting, **changes: object) -> Setting:
 def test_what_contradicts_is_refused_by_name(
     keep: tuple[str, ...], out: Path, pictures: tuple[Picture, ...]
 ) -> None:
-    baseline, vcut = from_presets(["baseline", "vcut"], [], {})
+    baseline, vcut = from_presets(["baseline", "vcut"], [], lambda *_: {})
     asked, tasks = make_sweep(pictures, (baseline, vcut))
     go_on(out, asked, tasks)
     for file in ("sweep.json", "manifest.jsonl"):
@@ -200,7 +200,9 @@ def test_what_contradicts_is_refused_by_name(
     refused(r"vcut.* is of another sweep: its .*steps.* asked for is .*30", steps)
     refused(
         r"vcut.* its preset is 'vcut', asked for is 'lossless'",
-        make_sweep(pictures, (dataclasses.replace(from_presets(["lossless"], [], {})[0], name="vcut"),)),
+        make_sweep(
+            pictures, (dataclasses.replace(from_presets(["lossless"], [], lambda *_: {})[0], name="vcut"),)
+        ),
     )
     refused("its seed is ", make_sweep(pictures, (baseline, vcut), seed=1))
     weights = dataclasses.replace(asked, weights_sha256="1" * 64)
@@ -216,13 +218,13 @@ def test_what_contradicts_is_refused_by_name(
     says = r"pictures/picture 1.png is another picture than .*baseline/picture 1-0.mp4 was made of"
     refused(says, (asked, tasks))
     # a new setting would be compared with clips of the old picture
-    refused(says, make_sweep(pictures, from_presets(["lossless"], [], {})))
+    refused(says, make_sweep(pictures, from_presets(["lossless"], [], lambda *_: {})))
 
 
 def test_what_has_no_clip_yet_may_change(out: Path, pictures: tuple[Picture, ...]) -> None:
-    asked, tasks = make_sweep(pictures[:1], from_presets(["baseline"], [], {}))
+    asked, tasks = make_sweep(pictures[:1], from_presets(["baseline"], [], lambda *_: {}))
     manifest.write_sweep(out, asked)
-    changed, tasks = make_sweep(pictures[:1], from_presets(["baseline"], [], {"steps": 3}), seed=5)
+    changed, tasks = make_sweep(pictures[:1], from_presets(["baseline"], [], lambda *_: {"steps": 3}), seed=5)
     assert len(go_on(out, changed, tasks).lines) == 2
     assert manifest.read_sweep(out) == changed
 
@@ -269,7 +271,7 @@ def test_a_bad_picture_is_said_once_and_stops_nothing(out: Path, pictures: tuple
 def test_numbers_that_overflow_cost_their_clip_unless_it_is_the_first(
     out: Path, pictures: tuple[Picture, ...]
 ) -> None:
-    asked, tasks = make_sweep(pictures[:1], from_presets(["baseline"], [], {}), clips=3)
+    asked, tasks = make_sweep(pictures[:1], from_presets(["baseline"], [], lambda *_: {}), clips=3)
     made = iter(range(10))
 
     def overflow_at(number: int) -> Callable[[], None]:
@@ -366,7 +368,7 @@ def test_two_processes_do_not_write_one_manifest(out: Path) -> None:
 def test_an_estimate_goes_by_the_passes_that_are_left_and_the_time_that_has_gone(
     out: Path, pictures: tuple[Picture, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked, tasks = make_sweep(pictures[:1], from_presets(["baseline", "vcut"], [], {}))
+    asked, tasks = make_sweep(pictures[:1], from_presets(["baseline", "vcut"], [], lambda *_: {}))
     assert [task.run.passes.passes for task in tasks] == [50, 50, 41, 41]
     manifest.write_sweep(out, asked)
     now = 100.0

@@ -31,7 +31,7 @@ from vcut.analysis.memory import Memory, estimate
 from vcut.analysis.text_table import Column, Table, table
 from vcut.config import Mode, Preset, PresetName, SVDConfig, UNetConfig, choose_preset
 from vcut.errors import check_type
-from vcut.settings import Run, Settings, resolve
+from vcut.settings import Run, Settings, defaults, resolve
 
 Row = dict[str, Any]
 """A row of a table: its name and its exact numbers by key, as in JSON."""
@@ -244,8 +244,9 @@ def cost(
 
     Args:
         config: a model, e.g. one of ``vcut.config.CONFIGS``; its own ``tca`` and ``sca`` do not matter.
-        settings: the run, by default :class:`vcut.settings.Settings` as it is. The price depends on the size, the
-            frames, the steps, the cut and the guidance, and the memory on ``decode_chunk`` too.
+        settings: the run, by default the preset's: :class:`vcut.settings.Settings` as it is, but for ``fast``. The
+            price depends on the size, the frames, the steps, the cut and the guidance, and the memory on
+            ``decode_chunk`` too.
         preset: the form to price against the baseline, which is the published run: softmax attention, every step
             guided.
         tca: mode of temporal cross-attention, by default the preset's.
@@ -262,7 +263,8 @@ def cost(
     check_type("config", config, SVDConfig)
     check_type("settings", settings, Settings, NoneType)
     form = choose_preset(preset, tca, sca)
-    run = resolve((settings or Settings()).replace(**changes), config, form)
+    start = settings or defaults(form.defaults, config)
+    run = resolve(start.replace(**changes), config, form)
     frames, _, height, width = run.latent
 
     def unet(tca: Mode, sca: Mode) -> UNetConfig:

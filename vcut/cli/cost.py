@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from vcut.cli import options, values
+from vcut.config import choose_preset
 
 if TYPE_CHECKING:
     from vcut.analysis.cost import CostReport
@@ -58,7 +59,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 def run_cost(args: argparse.Namespace) -> None:
     """Print the bill that ``args`` ask for."""
     _, config = options.configuration(args.model)
-    settings = options.settings(args, config)
+    settings = options.settings(args, config, choose_preset(args.preset, args.tca, args.sca))
 
     import torch
 

@@ -58,8 +58,8 @@ def _generate(args: argparse.Namespace, shared: Callable[[Pipeline], Pipeline]) 
     from vcut.sweeps import jobs, runner
 
     model, config = options.configuration(args.model, **models.source(args))
-    settings = options.settings(args, config)
-    run = resolve(settings, config, choose_preset(args.preset, args.tca, args.sca))
+    preset = choose_preset(args.preset, args.tca, args.sca)
+    run = resolve(options.settings(args, config, preset), config, preset)
     models.warn_beyond([run], config)
     device = models.device(args)
     seed = secrets.randbelow(2**32) if args.seed is None else args.seed
@@ -84,7 +84,7 @@ def _load(args: argparse.Namespace, model: str | Found, device: str | None, run:
     pipe = models.load(args, model, device, run.preset)
     if not args.quiet:
         lines.say(f"preset   {run.summary}")
-        lines.say(f"sampling {run.sampling} (defaults: {args.defaults})")
+        lines.say(f"sampling {run.sampling} (defaults: {args.defaults or run.preset.defaults})")
         lines.say(f"seed     {seed}")
     return pipe
 

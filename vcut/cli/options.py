@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, get_args
 
 from vcut.cli import values
-from vcut.config import CONFIGS, PRESETS, Defaults, Fit, Sampler, SigmaName, SVDConfig
+from vcut.config import CONFIGS, PRESETS, Defaults, Fit, Preset, Sampler, SigmaName, SVDConfig
 from weights_tools import command
 
 if TYPE_CHECKING:
@@ -82,8 +82,10 @@ def add_settings(group: argparse._ArgumentGroup, *names: str) -> None:
         group.add_argument(flag, default=argparse.SUPPRESS, help=says, **FORMS[name])
 
 
-def settings(args: argparse.Namespace, config: SVDConfig, named: Defaults | None = None) -> Settings:
-    """The settings that ``args`` ask for; where they do not, the defaults ``named``, else those of ``--defaults``.
+def settings(
+    args: argparse.Namespace, config: SVDConfig, preset: Preset, named: Defaults | None = None
+) -> Settings:
+    """The settings that ``args`` ask for; the others are the defaults ``named``, of ``--defaults``, or of ``preset``.
 
     Raises:
         ConfigError: values that do not fit together, or defaults that this model has not.
@@ -92,7 +94,9 @@ def settings(args: argparse.Namespace, config: SVDConfig, named: Defaults | None
     from vcut.settings import defaults
 
     given = vars(args)
-    start = defaults(args.defaults if named is None else named, config)
+    start = defaults(
+        next(name for name in (named, args.defaults, preset.defaults) if name is not None), config
+    )
     chosen = {name: given[name] for name in FORMS if name in given}
     if given.get("size"):
         chosen["width"], chosen["height"] = args.size
@@ -128,8 +132,8 @@ def add_preset(group: argparse._ArgumentGroup | argparse.ArgumentParser) -> None
         "--preset",
         choices=tuple(PRESETS),
         default="vcut",
-        help="baseline: as published; lossless: equal output, less work; vcut: the paper's cut, lossy (default: "
-        "vcut)",
+        help="baseline: as published; lossless: equal output, less work; vcut: the paper's cut, lossy; fast: "
+        "lossless in ten steps, not the paper's (default: vcut)",
     )
     for flag, kind in (("--tca", "temporal"), ("--sca", "spatial")):
         group.add_argument(
@@ -154,10 +158,9 @@ def _add_defaults(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--defaults",
         choices=get_args(Defaults),
-        default="paper",
         help="steps and guidance where no option says them: paper, the same for every model; official, Stability's: "
-        "guidance 1.0 to 2.5 for svd, 30 steps and 1.5 to 3.0 for svd-xt and svd-xt-1-1; fast, for --preset "
-        "lossless: ten levels of Align Your Steps, six of them guided, no cut (default: paper)",
+        "guidance 1.0 to 2.5 for svd, 30 steps and 1.5 to 3.0 for svd-xt and svd-xt-1-1; fast: ten levels of Align "
+        "Your Steps, six of them guided, no cut (default: paper, but fast with --preset fast)",
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from vcut.cli import lines, models, options, values
-from vcut.config import PRESETS
+from vcut.config import PRESETS, Preset
 from vcut.errors import ConfigError, MediaError
 
 if TYPE_CHECKING:
@@ -186,11 +186,11 @@ def _start(args: argparse.Namespace, device: str | None, whole: Sweep, folder: P
 def _settings(args: argparse.Namespace, config: SVDConfig) -> tuple[Setting, ...]:
     from vcut.sweeps import settings_table
 
-    def common(defaults: Any = None) -> dict[str, Any]:
-        return options.settings(args, config, defaults).to_dict()
+    def common(preset: Preset, defaults: Any = None) -> dict[str, Any]:
+        return options.settings(args, config, preset, defaults).to_dict()
 
     if args.settings is None:
-        return settings_table.from_presets(args.presets or ["vcut"], args.cuts, common())
+        return settings_table.from_presets(args.presets or ["vcut"], args.cuts, common)
     if args.presets or args.cuts:
         raise ConfigError("--settings says it all: --preset and --cut do not go with it")
     return settings_table.from_toml(args.settings, common)

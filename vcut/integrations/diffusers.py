@@ -107,6 +107,11 @@ def accelerate(
     if not isinstance(unet, nn.Module):
         raise ConfigError(f"expected a pipeline with a unet, or a UNet, got {type(pipe_or_unet).__name__}")
     chosen = choose_preset(preset)
+    if chosen.defaults != "paper":
+        raise ConfigError(
+            f"preset {chosen.name} is a form of the UNet and settings of vcut's own sampler: take lossless, and give "
+            "the pipeline its steps"
+        )
     if on_unsupported not in get_args(OnUnsupported):
         raise ConfigError(f"on_unsupported must be 'raise' or 'keep', got {on_unsupported!r}")
     inner = getattr(unet, "_orig_mod", unet)  # torch.compile's wrapper: hooks belong around it, folds inside

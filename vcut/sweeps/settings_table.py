@@ -51,11 +51,15 @@ class Setting:
         return {**form, "settings": self.settings.to_dict()}
 
 
-def from_toml(path: Path, common: Callable[[Any], Mapping[str, Any]]) -> tuple[Setting, ...]:
+Common = Callable[[Preset, Any], Mapping[str, Any]]
+"""``common(preset, defaults)``: what is asked of the whole sweep, by a setting's preset and its ``defaults``."""
+
+
+def from_toml(path: Path, common: Common) -> tuple[Setting, ...]:
     """Settings of a TOML file, a table each: ``[c17]``, ``preset = "vcut"``, ``cut = 17``.
 
     A table has the names of :class:`vcut.settings.Settings`, and ``preset``, ``tca``, ``sca`` and ``defaults``. What
-    it does not say is as ``common`` has it, a function of the table's ``defaults``, or of None.
+    it does not say is as ``common`` has it.
 
     Raises:
         ConfigError: no TOML, or a table that makes no setting; the message names file, table and key.
@@ -73,7 +77,7 @@ def from_toml(path: Path, common: Callable[[Any], Mapping[str, Any]]) -> tuple[S
     made = []
     for name, table in tables.items():
         try:
-            made.append(_setting(name, table, common(table.pop("defaults", None))))
+            made.append(_setting(name, table, common))
         except ConfigError as error:
             raise ConfigError(f"{path}, table [{name}]: {error}") from error
     if len({folded(setting.name) for setting in made}) < len(made):
@@ -83,9 +87,7 @@ def from_toml(path: Path, common: Callable[[Any], Mapping[str, Any]]) -> tuple[S
     return tuple(made)
 
 
-def from_presets(
-    presets: Sequence[str], cuts: Sequence[Cut], common: Mapping[str, Any]
-) -> tuple[Setting, ...]:
+def from_presets(presets: Sequence[str], cuts: Sequence[Cut], common: Common) -> tuple[Setting, ...]:
     """A setting of each preset, of ``vcut``, which has a cut, one for each of ``cuts`` if there are any.
 
     They are called ``baseline``, ``lossless``, ``vcut``, and with a cut ``vcut-c10`` or ``vcut-none``.
@@ -107,7 +109,7 @@ def from_presets(
     return tuple(made)
 
 
-def _setting(name: str, table: Mapping[str, Any], common: Mapping[str, Any]) -> Setting:
+def _setting(name: str, table: Mapping[str, Any], common: Common) -> Setting:
     reserved = {folded(name), Path(folded(name)).suffix} & set(RESERVED)
     if reserved or not NAME.fullmatch(name):
         raise ConfigError(
@@ -116,8 +118,12 @@ def _setting(name: str, table: Mapping[str, Any], common: Mapping[str, Any]) -> 
         )
     if fixed := [key for key in OF_THE_SWEEP if key in table]:
         raise ConfigError(f"{fixed[0]} is the same for all settings of a sweep: --{fixed[0]}")
-    rest = {**common, **table}
-    preset, tca, sca = rest.pop("preset", "vcut"), rest.pop("tca", None), rest.pop("sca", None)
-    if not isinstance(preset, str):
-        raise ConfigError(f"preset must be a name, got {preset!r}")
-    return Setting(name, choose_preset(preset, tca, sca), Settings.from_dict(rest))
+    own = dict(table)
+    named, tca, sca, start = (
+        own.pop("preset", "vcut"),
+        *(own.pop(key, None) for key in ("tca", "sca", "defaults")),
+    )
+    if not isinstance(named, str):
+        raise ConfigError(f"preset must be a name, got {named!r}")
+    preset = choose_preset(named, tca, sca)
+    return Setting(name, preset, Settings.from_dict({**common(preset, start), **own}))
