@@ -16,6 +16,7 @@ import weights_tools.fold
 from vcut.config import Mode
 from vcut.errors import ConfigError
 from vcut.unet import Context, Level, UNet, UNetConfig, fold
+from vcut.unet.attention import CrossAttention, LinearCrossAttention
 from vcut.unet.resnet import SpatioTemporalResnet
 from vcut.unet.transformer import Transformer
 
@@ -308,3 +309,25 @@ def test_folding_keeps_frozen_what_is_frozen() -> None:
     }
     unet.requires_grad_(False)
     assert not any(p.requires_grad for p in fold(unet, tca="linear_cached", sca=False).parameters())
+
+
+def test_a_folded_weight_is_trained_if_either_of_its_matrices_is() -> None:
+    for trained in ("to_out.weight", "to_v.weight"):
+        unet = random_unet().requires_grad_(False)
+        for name, parameter in unet.named_parameters():
+            parameter.requires_grad_(name.endswith(f"cross.{trained}"))
+        folded = fold(unet, tca="linear_cached", sca=False)
+        found = {name for name, parameter in folded.named_parameters() if parameter.requires_grad}
+        assert found == {
+            f"{name}.weight" for name, module in folded.named_modules() if name.endswith("cross.linear")
+        }
+
+
+def test_each_cross_attention_has_the_form_that_is_asked_for() -> None:
+    """A form that is there already stays as it is, also after the other was folded."""
+    kinds = {True: CrossAttention, "linear_cached": LinearCrossAttention, False: type(None)}
+    unet = fold(random_unet(), tca=True, sca="linear_cached")
+    for tca in (True, "linear_cached", False):
+        for transformer in fold(unet, tca=tca, sca="linear_cached").transformers():
+            assert [type(block.cross) for block in transformer.temporal] == [kinds[tca]]
+            assert [type(block.cross) for block in transformer.spatial] == [LinearCrossAttention]
