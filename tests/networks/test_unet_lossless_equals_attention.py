@@ -249,6 +249,21 @@ def test_a_context_of_another_form_is_refused() -> None:
 
 
 @torch.no_grad()
+def test_a_context_with_more_in_it_than_the_unet_has_is_not_cut() -> None:
+    """It was made by a UNet of another build: computing with a part of it would give a clip of neither."""
+    unet, (x, c_noise, context, ids) = random_unet(), inputs()
+    cached = unet.cache_context(context, x.shape[1])
+    deeper = random_unet(dataclasses.replace(CONFIG, depth=2)).cache_context(context, x.shape[1])
+    for other in (
+        cached._replace(down=(*cached.down, cached.down[-1])),
+        cached._replace(up=(*cached.up, cached.up[-1])),
+        cached._replace(mid=deeper.mid),
+    ):
+        with pytest.raises(ValueError, match=r"zip\(\)"):
+            unet(x, c_noise, other, ids)
+
+
+@torch.no_grad()
 def test_maps_past_the_limit_of_a_kernel_are_attended_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     unet, args = random_unet(), inputs()
     expected = unet(*args)
