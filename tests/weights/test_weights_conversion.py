@@ -444,6 +444,21 @@ def test_too_little_room_is_said_before_writing(
     assert not (tmp_path / "out.safetensors").exists()
 
 
+def test_as_much_room_as_the_file_needs_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors, out = {"a": torch.ones(8)}, tmp_path / "out.safetensors"
+    save(out, tensors, {})
+    size, usage = out.stat().st_size, weights_tools.tensor_file.shutil.disk_usage(tmp_path)
+    for free in (size, size - 1):
+        monkeypatch.setattr(
+            weights_tools.tensor_file.shutil, "disk_usage", lambda path, free=free: usage._replace(free=free)
+        )
+        if free == size:
+            save(out, tensors, {}, overwrite=True)
+        else:
+            with pytest.raises(VcutError, match=f"needs {size} bytes, the disk has {size - 1} left"):
+                save(out, tensors, {}, overwrite=True)
+
+
 def test_the_files_of_a_folder_are_where_diffusers_looks(source: Path, tmp_path: Path) -> None:
     convert(source, tmp_path / "out", "diffusers", dtype=torch.float16, hints=HINTS)
     for folder, stem in FOLDERS.values():
