@@ -82,7 +82,9 @@ def test_a_stream_that_is_closed_stops_nothing(streams: str) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_output_that_is_lost_is_said_at_the_end() -> None:
+@pytest.mark.parametrize("at_once", [True, False], ids=["at once", "from a buffer"])
+def test_output_that_is_lost_is_said_at_the_end(at_once: bool) -> None:
+    Path("command.py").write_text(COMMAND if at_once else COMMAND.replace(", flush=True", ""))
     done = shell("PROG name > /dev/full")
     assert Path("clip").read_text() == "whole"
     assert done.returncode == 2

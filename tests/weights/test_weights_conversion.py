@@ -9,14 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 from weights_samples import IMAGE_DECODER, TINY, random_model, read, sgm_file
 
 import weights_tools.tensor_file
+from vcut.clip.preprocess import MEAN, STD
 from vcut.config import SVDConfig
-from weights_tools.checkpoint import FOLDERS, open_checkpoint
+from weights_tools.checkpoint import FOLDERS, SCHEDULER, open_checkpoint
 from weights_tools.configs import Hints, configuration, guess_name
 from weights_tools.convert import convert
 from weights_tools.errors import CheckpointError, ConfigError, OutputExistsError, VcutError
@@ -468,3 +470,20 @@ def test_the_files_of_a_folder_are_where_diffusers_looks(source: Path, tmp_path:
         assert (tmp_path / "out" / folder / "config.json").is_file()
     for name in ("model_index", "scheduler/scheduler_config", "feature_extractor/preprocessor_config"):
         assert json.loads((tmp_path / "out" / f"{name}.json").read_text())
+
+
+def test_the_files_of_a_folder_say_what_vcut_computes_with(exported: Path) -> None:
+    """How pictures reach CLIP is said in full; of the noise levels also what the published files say besides."""
+    pictures = json.loads((exported / "feature_extractor" / "preprocessor_config.json").read_text())
+    assert (pictures["image_mean"], pictures["image_std"]) == (list(MEAN), list(STD))
+    assert pictures["rescale_factor"] * 255 == 1
+    assert pictures["size"]["shortest_edge"] == pictures["crop_size"]["height"] == 224
+    assert pictures["resample"] == Image.Resampling.BICUBIC
+    steps = ("convert_rgb", "resize", "center_crop", "rescale", "normalize")
+    assert all(pictures[f"do_{step}"] is True for step in steps)
+    levels = json.loads((exported / SCHEDULER).read_text())
+    betas = levels["beta_start"], levels["beta_end"], levels["num_train_timesteps"], levels["steps_offset"]
+    assert betas == (0.00085, 0.012, 1000, 1)
+    vae = json.loads((exported / "vae" / "config.json").read_text())
+    assert (vae["in_channels"], vae["out_channels"], vae["force_upcast"]) == (3, 3, True)
+    assert (vae["sample_size"], vae["scaling_factor"]) == (768, 0.18215)
