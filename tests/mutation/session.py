@@ -10,6 +10,7 @@ import os
 import resource
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -180,11 +181,16 @@ def ended(child: int) -> int:
 
 
 def killed(file: Path, mutant: Mutant, work: Callable[[], int], limit: float) -> bool:
-    """Whether ``work`` fails in a fork. The changed file is there meanwhile, for processes that it starts."""
+    """Whether ``work`` fails in a fork. The changed file is there meanwhile, for processes that it starts.
+
+    The folders that its tests make are removed: a fork that ends at once leaves them, up to a gigabyte a mutant.
+    """
     sound = file.read_text()
     file.write_text(mutant.source())
     try:
-        return ended(fork(work, limit)) != 0
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as room:
+            os.environ["PYTEST_DEBUG_TEMPROOT"] = room
+            return ended(fork(work, limit)) != 0
     finally:
         file.write_text(sound)
 

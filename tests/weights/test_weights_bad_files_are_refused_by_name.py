@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 from weights_samples import TINY, random_state, read
 
+import weights_tools.tensor_file
 from weights_tools.checkpoint import open_checkpoint
 from weights_tools.errors import CheckpointError
 from weights_tools.remap import to_layout
@@ -87,6 +88,17 @@ def test_what_the_file_is_instead_is_said(tmp_path: Path, content: bytes, senten
             use(path)
         assert str(path) in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("shorter", [0, 1])
+def test_a_header_may_be_as_long_as_the_limit(
+    tmp_path: Path, shorter: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "clip.safetensors").write_bytes(WHOLE)
+    length = int.from_bytes(WHOLE[:8], "little")
+    monkeypatch.setattr(weights_tools.tensor_file, "LARGEST_HEADER", length - shorter)
+    with contextlib.nullcontext() if not shorter else pytest.raises(CheckpointError, match="is not a"):
+        assert weights_tools.tensor_file.read_header(tmp_path / "clip.safetensors").shapes
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -117,6 +119,24 @@ def test_an_existing_output_is_refused_until_overwrite(
     assert "exists already" in capsys.readouterr().err
     assert cli.main([*arguments, "--overwrite", "--dtype", "float16", "--name", "mine"]) == 0
     assert all(tensor.dtype == torch.float16 for tensor in load_file(out).values())
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_is_told_each_percent_once(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    assert cli.main(["convert", str(source), str(tmp_path / "out.safetensors"), "--to", "vcut", *HEADS]) == 0
+    told = [int(percent) for percent in re.findall(r"\r[\d.]+ of 0\.01 GB \((\d+) %\)", terminal.getvalue())]
+    assert len(told) > 10
+    assert told == sorted(set(told))
+    assert told[-1] == 100
+    assert terminal.getvalue().index("\n") == len(terminal.getvalue()) - 1
 
 
 def test_an_interrupt_is_said_and_leaves_nothing(

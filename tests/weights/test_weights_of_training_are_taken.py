@@ -65,6 +65,14 @@ def test_unknown_tensors_are_listed_and_can_be_passed_over_all_the_same(
     assert open_checkpoint(tmp_path / "out.safetensors").faults == ()
 
 
+def test_what_is_passed_over_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "svd.safetensors"
+    save_file({**sgm_file(MODEL), "stray": torch.zeros(2), "betas2": torch.zeros(2)}, path)
+    for options, said in (([], False), (["--ignore-unknown"], True)):
+        main(["inspect", str(path), *options])
+        assert ("2 tensors of unknown names, passed over" in capsys.readouterr().out) == said
+
+
 def test_what_is_missing_is_never_passed_over(tmp_path: Path) -> None:
     tensors = sgm_file(MODEL)
     tensors["model.diffusion_model.out.0.bios"] = tensors.pop("model.diffusion_model.out.0.bias")

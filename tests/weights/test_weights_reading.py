@@ -14,7 +14,7 @@ from torch import Tensor
 from weights_samples import IMAGE_DECODER, TINY, random_model, read, sgm_file
 
 import weights_tools.tensor_file
-from weights_tools.checkpoint import FOLDERS, open_checkpoint
+from weights_tools.checkpoint import FOLDERS, is_finite, open_checkpoint
 from weights_tools.errors import CheckpointError
 from weights_tools.fold import fold
 from weights_tools.remap import to_layout
@@ -272,3 +272,13 @@ def test_views_shared_and_strided_tensors_are_written_in_full(tmp_path: Path) ->
     assert json.loads((tmp_path / "views.safetensors").read_bytes()[8:].split(b"}")[0] + b"}}")[
         "__metadata__"
     ] == {"format": "pt", "note": "ü"}
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2],
+)
+def test_the_largest_number_of_a_dtype_is_finite_and_nan_is_not(dtype: torch.dtype) -> None:
+    numbers = torch.tensor([0.0, torch.finfo(dtype).max], dtype=torch.float64).to(dtype)
+    assert is_finite(numbers)
+    assert not is_finite(torch.tensor([0.0, float("nan")]).to(dtype))
