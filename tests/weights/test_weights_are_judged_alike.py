@@ -16,6 +16,8 @@ from safetensors import safe_open
 
 from vcut.cli import main as vcut
 from weights_tools.cli import main as weights
+from weights_tools.errors import ConfigError
+from weights_tools.model import CLIPConfig, SVDConfig, VAEConfig
 
 Header = dict[str, Any]
 
@@ -120,6 +122,15 @@ def test_a_bad_configuration(
         if name != "audit" or "unet" in says or "Level" in says:
             assert says in said, (name, said)
             assert "bad.safetensors" in said, (name, said)
+
+
+def test_a_configuration_is_taken_up_to_its_bounds() -> None:
+    assert len(SVDConfig(name="x" * 255).name) == 255
+    with pytest.raises(ConfigError, match="1 to 255 characters"):
+        SVDConfig(name="x" * 256)
+    assert VAEConfig(channels=(1,), norm_groups=1).stride == 1
+    with pytest.raises(ConfigError, match="context_dim 1024 is not CLIP's embed_dim 512"):
+        SVDConfig(clip=CLIPConfig(embed_dim=512))
 
 
 @pytest.mark.parametrize(
