@@ -13,8 +13,8 @@ from tqdm import tqdm
 from experiments.better_cut.candidates import Candidate
 from experiments.better_cut.clips import Bench
 
-CLIPS = 16
-"""Clips of a timed run. With few, small models are bound by Python, and two passes cost hardly more than one."""
+CLIPS = 4
+"""Clips of a timed run: as many as keep a small model from being bound by Python."""
 
 
 def rounds(bench: Bench, candidates: Sequence[Candidate], wanted: int) -> dict[str, list[float]]:
