@@ -223,14 +223,16 @@ vcut's weights are packed for the CPU before the clock starts (`vcut.layers.pack
 unless the row says otherwise.
 
 The chapter *One call, held to AVX2* holds every process to it, by `ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
-MKL_ENABLE_INSTRUCTIONS=AVX2`: torch and oneDNN then run the code that they run on a CPU with AVX2 alone. Not imitated
-are smaller caches, less bandwidth, another clock, and what MKL does on a CPU that is not Intel's, where it is slower.
-On an AMD EPYC that has AVX2 alone (2 cores), diffusers with the same settings took 2.45, 8.20 and 21.65 seconds for
-the first three clips of that chapter. There vcut's packed form took 5.88, 6.47 and 20.50 seconds, when oneDNN's
-convolutions were packed on every CPU; with AVX2 the blocks that it wants depend on the size of the map, and packed
-for one size they were rearranged in every call, 0.2 to 2.4 seconds for 1280 channels. Since then no convolution is
-packed there but as products of matrices, whose blocks are the same for any size; it was not measured again on that
-machine.
+MKL_ENABLE_INSTRUCTIONS=AVX2`. Its figures are from a CPU that has AVX2 alone. A CPU with AVX-512 that is held to AVX2
+is no substitute, since its caches, its bandwidth and the two libraries' ways with it are others: at commit b6ee887 a
+Xeon held so showed vcut 1.71, 1.62, 1.44 and 1.51 times as fast as diffusers with the same settings, where the CPU of
+this chapter showed 1.30, 1.31, 1.21 and 1.09. Matrices were in oneDNN's blocks then. With AVX2 alone, torch's own
+library multiplies plain ones faster, and they stay plain since.
+
+The chapter *Where the time of a call goes* says what is left to gain. *% of the peak* is the time that the products
+would take in the faster of the two libraries, shape by shape, over the time that they took, and in the last row over
+the time of the call. GFLOP/s count what is multiplied, but in the last row what a plain convolution would multiply.
+*GB/s* are of what is bound by memory, in place of a rate of products.
 """
 
 
