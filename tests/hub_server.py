@@ -21,6 +21,7 @@ class Hub(http.server.ThreadingHTTPServer):
     Attributes:
         files: the repository, path -> content.
         asked: requests so far, as ``GET path``; a part of a file has its range behind.
+        tokens: what each request said of itself to be let in, None if nothing.
         fault: takes a request, and returns whether it answered it in a way of its own.
     """
 
@@ -28,7 +29,7 @@ class Hub(http.server.ThreadingHTTPServer):
 
     def __init__(self, files: dict[str, bytes]) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.files, self.asked = files, list[str]()
+        self.files, self.asked, self.tokens = files, list[str](), list[str | None]()
         self.fault: Callable[[Handler], bool] = lambda request: False
         self.headers: dict[str, str] = {}
 
@@ -53,6 +54,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         part = self.headers.get("Range", "")
         self.server.asked.append(f"{self.command} {self.path} {part}".strip())
+        self.server.tokens.append(self.headers.get("Authorization"))
         if self.server.fault(self):
             return
         api = f"/api/models/{REPOSITORY}"

@@ -51,7 +51,7 @@ def find(
 
     Raises:
         CheckpointError: there is no such checkpoint, or it cannot be fetched; the message says what to do.
-        ConfigError: there is no such variant.
+        ConfigError: there is no such variant, or the token cannot be one.
     """
     if variant not in _VARIANTS:
         raise ConfigError(f"variant must be None or 'fp16', got {variant!r}")
@@ -63,6 +63,10 @@ def find(
         return _local(Path(model))
     repository = REPOSITORIES[str(model)]
     files = _files(variant, parts)
+    # a line's end, as of a file, is no part of a token; of what else fits no header the client's error would show all
+    token = None if token is None else token.strip()
+    if token is not None and not re.fullmatch("[!-~]+", token):
+        raise ConfigError("the token must be one word of letters, digits and marks, as the Hub gave it")
     # imported here, since a local file needs none of it
     import huggingface_hub
 

@@ -258,6 +258,13 @@ def test_moving_to_where_it_is_changes_nothing(packed_unet: UNet) -> None:
     assert torch.equal(call(packed_unet), expected)
 
 
+def test_a_default_device_is_not_taken_for_where_it_is(packed_unet: UNet) -> None:
+    with torch.device("meta"):
+        assert packed_unet.to("cpu") is packed_unet
+        with pytest.raises(ConfigError, match="moved or cast to meta"):
+            packed_unet.to("meta")
+
+
 @torch.no_grad()
 def test_autocast_is_refused(packed_unet: UNet) -> None:
     with torch.autocast("cpu", torch.bfloat16), pytest.raises(ConfigError, match=r"torch\.autocast"):

@@ -92,6 +92,7 @@ def test_each_status_has_its_advice(
         (errors.LocalEntryNotFoundError("x"), None, {"local_only": True}, "the network was not to be used"),
         (errors.LocalEntryNotFoundError("x"), ConnectionError("x"), {}, "cannot be reached"),
         (ConnectionResetError("reset by peer"), None, {}, "cannot be reached"),
+        (errors.LocalEntryNotFoundError("x"), errors.FileMetadataError("no commit"), {}, "Error: no commit)"),
         (errors.LocalTokenNotFoundError("x"), None, {}, "wants a valid token"),
         (TimeoutError("timed out"), None, {}, "did not answer in time"),
         (errors.LocalEntryNotFoundError("x"), TimeoutError("x"), {}, "did not answer in time"),
@@ -173,6 +174,20 @@ def test_the_real_client_leads_to_the_same_advice(
     with pytest.raises(CheckpointError, match=says) as error:
         hub.find("svd-xt", token="hf_expired")
     assert "hf_expired" not in str(error.value)
+
+
+@pytest.mark.parametrize("token", ["", "\n", "hf_secret\x00", "hf_secret more", "hf_sécret"])
+def test_what_can_be_no_token_is_refused_and_not_shown(token: str) -> None:
+    with pytest.raises(ConfigError, match="token must be one word") as error:
+        hub.find("svd-xt", token=token)
+    assert "secret" not in str(error.value)
+
+
+def test_a_token_from_a_file_may_end_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[str, dict[str, Any]]] = []
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch_into(tmp_path, calls))
+    hub.find("svd-xt", token=" hf_x\n")
+    assert calls[0][1]["token"] == "hf_x"
 
 
 def test_the_real_client_without_a_server_says_that_it_cannot_be_reached(

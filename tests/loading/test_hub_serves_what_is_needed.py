@@ -142,6 +142,9 @@ def test_what_is_there_is_not_fetched_again_and_is_found_without_network(
 ) -> None:
     folder = hub.find("svd-xt")
     before = len(server.got(".safetensors"))
+    for file in folder.rglob("*.*"):
+        os.utime(file, (0, 0))  # long ago
+    monkeypatch.setattr(hashlib, "file_digest", lambda *_: pytest.fail("9 GB are read again"))
     assert hub.find("svd-xt") == folder
     assert len(server.got(".safetensors")) == before
     asked = len(server.asked)
@@ -180,12 +183,13 @@ def test_a_truncated_file_is_refused_and_the_next_run_mends_it(server: Hub) -> N
     assert (hub.find("svd-xt") / UNET).read_bytes() == server.files[UNET]
 
 
-def test_a_file_of_another_checksum_is_removed_and_the_next_run_mends_it(server: Hub) -> None:
+def test_a_file_of_another_checksum_is_removed_and_the_next_run_mends_it(server: Hub, tmp_path: Path) -> None:
     other = server.files[UNET][:-1] + bytes([server.files[UNET][-1] ^ 1])
     server.fault = on_file(UNET, lambda request: request.answer_file(UNET, other))
     text = refused()
     assert "diffusion_pytorch_model.safetensors arrived damaged" in text
     assert hashlib.sha256(other).hexdigest()[:12] in text
+    assert UNET.split("/") not in [list(path.parts[-2:]) for path in tmp_path.rglob("*")]
     server.fault = lambda request: False
     assert (hub.find("svd-xt") / UNET).read_bytes() == server.files[UNET]
 
@@ -242,7 +246,18 @@ LOGIN = b"<!DOCTYPE html><html><title>Log in to the network</title></html>"
 
 @pytest.mark.parametrize("where", ["/revision/", "/tree/"])
 @pytest.mark.parametrize(
-    "body", [LOGIN, b"", b"{}", b"[]", b"null", b'{"sha": null}', b'[{"type": "file"}]', b"3"]
+    "body",
+    [
+        LOGIN,
+        b"",
+        b"{}",
+        b"[]",
+        b"null",
+        b'{"sha": null}',
+        b'{"id": "x", "sha": null}',
+        b'[{"type": "file"}]',
+        b"3",
+    ],
 )
 def test_a_login_page_in_the_place_of_json_is_named(server: Hub, where: str, body: bytes) -> None:
     def fault(request: Handler) -> bool:
@@ -280,9 +295,10 @@ def test_a_redirect_to_a_store_elsewhere_is_followed(server: Hub, files: dict[st
             return True
 
         server.fault = fault
-        assert (hub.find("svd-xt") / UNET).read_bytes() == files[UNET]
+        assert (hub.find("svd-xt", token="hf_x") / UNET).read_bytes() == files[UNET]
         assert store.got(UNET)
-        assert not any("uthorization" in line for line in store.asked)
+        assert set(server.tokens) == {"Bearer hf_x"}
+        assert set(store.tokens) == {None}
 
 
 def test_a_redirect_to_a_login_page_is_named(server: Hub) -> None:

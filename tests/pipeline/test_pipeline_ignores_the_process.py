@@ -9,13 +9,16 @@ from typing import Any
 import pytest
 import torch
 from micro import micro
-from torch import Tensor
+from torch import Tensor, nn
 
 import vcut
 from vcut.analysis.audit import audit
 from vcut.errors import ConfigError
-from vcut.layers import pack
+from vcut.kernels.onednn import can_pack
+from vcut.layers import TemporalConv, pack, packed
+from vcut.loading import load_clip
 from vcut.pipeline import Pipeline
+from vcut.sampling import Churn, linear, triangle
 
 PICTURE = torch.rand(3, 40, 40, generator=torch.Generator().manual_seed(0))
 
@@ -73,26 +76,76 @@ def test_a_clip_is_the_same_bits(pipe: Pipeline, expected: Tensor, name: str) ->
     assert torch.equal(found, expected)
 
 
+DEFAULTS = pytest.mark.parametrize("name", [name for name in SETTINGS if name.startswith("default d")])
+
+
+@DEFAULTS
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(height=240, width=240),  # more than CLIP sees
+        dict(sigmas="ays", churn=Churn(1.0), guidance=lambda frames: [1.1, 2.3]),
+        dict(guidance=triangle(1.1, 2.3)),
+        dict(guidance=linear(1.1, 2.3)),
+    ],
+    ids=["large", "churned", "triangle", "linear"],
+)
+def test_what_else_a_clip_is_made_of_is_the_same(name: str, options: dict[str, Any]) -> None:
+    made = micro("lossless")
+    expected = made.generate(PICTURE, steps=2, frames=2, **options)
+    with SETTINGS[name]():
+        found = made.generate(PICTURE, steps=2, frames=2, **options)
+    assert torch.equal(found, expected)
+
+
+@DEFAULTS
+def test_convolutions_of_fewer_products_are_the_same(name: str) -> None:
+    """Their matrices are made when they are packed, and at each call."""
+    plain, x = TemporalConv(640, 640).requires_grad_(False), torch.rand(1, 3, 2, 2, 640)
+    if not can_pack(plain.weight):
+        pytest.skip("nothing to pack on this CPU")
+    expected = packed(plain)(x)
+    with SETTINGS[name]():
+        assert torch.equal(packed(plain)(x), expected)
+
+
+def test_a_thawed_model_gives_the_same_clip_and_records_nothing() -> None:
+    made = micro("lossless")
+    expected = clip(made)
+    for network in (made.unet, made.vae, made.clip):
+        network.requires_grad_(True)
+    with torch.enable_grad():
+        found = clip(made)
+    assert not found.requires_grad
+    assert torch.equal(found, expected)
+
+
+def loaded() -> nn.ModuleList:
+    """The networks of everything that loads."""
+    whole = vcut.load()
+    return nn.ModuleList([whole.unet, whole.vae, whole.clip, vcut.load_unet(), load_clip()])
+
+
 @pytest.fixture(scope="module")
 def stored() -> dict[str, Tensor]:
-    return vcut.load_unet().state_dict()
+    return loaded().state_dict()
 
 
 @pytest.mark.parametrize("name", ["default dtype float64", "default device", "inference"])
 def test_a_model_is_loaded_the_same(name: str, stored: dict[str, Tensor]) -> None:
     with SETTINGS[name]():
-        found = vcut.load_unet()
+        found = loaded()
     for key, value in found.state_dict().items():
         assert torch.equal(value, stored[key]), key
     found.requires_grad_(True)  # as a tensor of inference mode never could
 
 
-@pytest.mark.parametrize("name", ["default dtype float64", "default device"])
+@DEFAULTS
 def test_an_audit_draws_the_same(name: str) -> None:
     unet = micro("baseline").unet
-    expected = audit(unet)
+    expected = audit(unet, sigma=0.7)
     with SETTINGS[name]():
-        assert audit(unet) == expected
+        assert audit(unet, sigma=0.7) == expected
 
 
 @pytest.mark.slow  # two threads on a busy machine wait for each other

@@ -103,6 +103,9 @@ def test_to_moves_every_network_and_frees_none_to_train() -> None:
 def test_to_refuses_what_it_cannot_do(pipe: Pipeline) -> None:
     with pytest.raises(ConfigError, match="there is no device 'gpu'"):
         micro().to("gpu")
+    for dtype in ("float16", torch.int8, torch.complex64):
+        with pytest.raises(ConfigError, match=r"dtype must be one of torch\.float64"):
+            micro().to("cpu", dtype)  # type: ignore[arg-type]
     offloaded = vcut.Pipeline(
         pipe.unet, pipe.vae, pipe.clip, pipe.config, pipe.preset, run_on=torch.device("cpu")
     )

@@ -11,6 +11,8 @@ from micro import micro
 from model_files import write
 
 from vcut.errors import NotFiniteError
+from vcut.kernels import matrices
+from vcut.layers import pack
 from vcut.pipeline import Pipeline
 from weights_tools.cli import main as weights
 
@@ -29,6 +31,15 @@ def damaged(part: str, name: str, value: float) -> Pipeline:
 def test_the_tensor_is_named(part: str, name: str, value: float) -> None:
     with pytest.raises(NotFiniteError, match=rf"weights hold NaN or infinity in {part}\.{name}"):
         damaged(part, name, value).generate(PICTURE, steps=1)
+
+
+def test_packed_weights_are_not_looked_into(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matrices, "blocks_pay", lambda dtype: True)
+    pipe = damaged("unet", "time_embed.linear_1.weight", math.nan)
+    if not pack(pipe.unet):
+        pytest.skip("nothing to pack on this CPU")
+    with pytest.raises(NotFiniteError, match="inspect --deep"):
+        pipe.generate(PICTURE, steps=1)
 
 
 def test_a_run_that_overflows_with_sound_weights_says_where_to_look() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from micro import MICRO
 from model_files import write
 from sweep_stub import Stub, make_pictures
@@ -86,6 +87,18 @@ def test_presets_and_cuts_are_compared_with_the_same_seeds(
         "baseline/picture 0-0.mp4 is of another sweep: its steps is 20, asked for is 21"
         in capsys.readouterr().err
     )
+
+
+def test_the_precision_of_products_is_set_and_recorded(
+    loaded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", asked.append)
+    assert vcut_sweep("--steps", "2", "--matmul-precision", "medium") == 0
+    whole = manifest.read_sweep(Path("OUT"))
+    assert whole is not None
+    assert whole.dtypes["matmul"] == "medium"
+    assert asked == ["medium"]
 
 
 def test_a_fine_tuned_unet_is_recorded_and_another_one_is_of_another_sweep(

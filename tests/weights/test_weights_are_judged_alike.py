@@ -137,6 +137,7 @@ def test_a_configuration_is_taken_up_to_its_bounds() -> None:
     ("change", "says"),
     [
         (overlap, "overlaps the tensor before it"),
+        (lambda h: h.pop("unet.conv_in.bias"), "comes after a gap"),
         (lambda h: replace(h, config="[" * 100_000), "configuration in its header cannot be read"),
         (lambda h: replace(h, config="nonsense"), "configuration in its header cannot be read"),
         (lambda h: replace(h, config=7), "header is not readable"),

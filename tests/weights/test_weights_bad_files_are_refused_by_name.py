@@ -106,6 +106,12 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         open_checkpoint(tmp_path / "nothing.safetensors")
 
 
+@pytest.mark.skipif(not Path("/dev/null").exists(), reason="this system has no such device")
+def test_a_device_is_named() -> None:
+    with pytest.raises(CheckpointError, match="/dev/null: no such file, but a device"):
+        open_checkpoint("/dev/null")
+
+
 def test_a_folder_without_weights_says_what_was_looked_for(tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointError, match=r"no weights in the folder .*unet/diffusion_pytorch_model\.safetensors"

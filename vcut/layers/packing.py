@@ -216,7 +216,7 @@ class Packed(nn.Module, ABC):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Packed:
         """Refuse to go to another device or dtype; where that changes nothing, nothing is done."""
-        before = torch.empty(0, dtype=self.weight.dtype)
+        before = torch.empty(0, dtype=self.weight.dtype, device="cpu")
         after = fn(before)
         if (after.device, after.dtype) != (before.device, before.dtype):
             self._refuse(f"moved or cast to {after.device}, {str(after.dtype).removeprefix('torch.')}")
