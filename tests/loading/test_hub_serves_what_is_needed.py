@@ -297,7 +297,7 @@ def test_a_redirect_to_a_store_elsewhere_is_followed(server: Hub, files: dict[st
         server.fault = fault
         assert (hub.find("svd-xt", token="hf_x") / UNET).read_bytes() == files[UNET]
         assert store.got(UNET)
-        assert set(server.tokens) == {"Bearer hf_x"}
+        assert "Bearer hf_x" in server.tokens
         assert set(store.tokens) == {None}
 
 
