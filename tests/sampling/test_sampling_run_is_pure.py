@@ -235,6 +235,7 @@ def test_only_stop_stops(answer: object) -> None:
 def test_what_a_callback_returns_last_is_the_result(progress: bool) -> None:
     given = unit_noise(torch.float32)
     final = run(callback=lambda record: given if record.step.number == 25 else None, progress=progress)
+    assert final.dtype == torch.float64
     assert torch.equal(final, given.double())
 
 
