@@ -34,7 +34,7 @@ def test_kept_blocks_are_not_faulted_in_again() -> None:
         )
         return int(found.stdout)
 
-    assert faults("keep") < 0.2 * faults("import only")
+    assert faults("keep") < 0.5 * faults("import only")
 
 
 def test_elsewhere_it_says_that_it_did_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

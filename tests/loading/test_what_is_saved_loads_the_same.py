@@ -26,7 +26,7 @@ def same(found: nn.Module, expected: nn.Module) -> None:
         assert torch.equal(state[name], tensor), name
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", ["baseline", "lossless", "vcut"])
 def test_a_whole_model(preset: str, tmp_path: Path) -> None:
     model = micro(preset, dtype=torch.bfloat16)
     vcut.save(model, tmp_path / "a.safetensors")
