@@ -149,7 +149,7 @@ def equality(bench: Bench) -> Result:
     """Largest difference of the tiny model's clip on the device from that on the CPU, of pixels in 0..1."""
     picture = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
     found: Result = {}
-    for preset in map(PRESETS.__getitem__, FORMS):
+    for preset in (PRESETS[name] for name in FORMS):
         run: dict[str, Any] = dict(steps=6, cut=4, seed=0)
         expected = vcut.load(preset=preset, device="cpu").generate(picture, **run)
         for dtype in ("float32", *bench.settings.dtypes):

@@ -14,7 +14,6 @@ second than a copy does. The last row is the call without the clocks.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 import time
@@ -32,7 +31,7 @@ from benchmarks import trace, unet
 from benchmarks.harness import command
 from benchmarks.harness.report import Found, Row
 from benchmarks.harness.rounds import alone
-from benchmarks.harness.weights import configuration, write_part
+from benchmarks.harness.weights import DTYPES, configuration, write_part
 from vcut.kernels import onednn
 
 MODULE = "benchmarks.shares"
@@ -43,16 +42,14 @@ MATRICES, FILTERED, TRANSFORMS, ATTENTION = (
     "transforms of minimal filtering",
     "attention",
 )
-PRODUCTS = (MATRICES, FILTERED)
-"""Kinds of operators that multiply by weights: they have a peak."""
+"""Kinds of operators; the first two multiply by weights, and have a peak."""
 
 OTHERS = {
     **trace.KINDS,
     "norm": (*trace.KINDS["norm"], "native_batch_norm", "batch_norm_update_stats"),
-    "convolution": ("convolution", "mkldnn_convolution", "_convolution_pointwise"),
-    "activation": (*trace.KINDS["activation"], "gelu_"),
+    ATTENTION: ("attention", "_softmax"),
 }
-"""Kinds of the other operators, by their names; what has none here is elementwise."""
+"""Kinds of the other operators, by what their names have in them; what has none of these is elementwise."""
 
 NARROW = 64
 """Width of a head, and more than a side of any transform: no product with weights is as narrow."""
@@ -104,7 +101,7 @@ def run(settings: Settings, folder: Path) -> Found:
         frames, width, height = map(int, clip.split("x"))
         stride = config.vae.stride
         call = unet.Call(frames, height // stride, width // stride, settings.batch, "lossless")
-        arguments = {"path": str(path), "model": settings.model, "call": dataclasses.asdict(call)}
+        arguments = {"path": str(path), "model": settings.model, "dtype": settings.dtype, "call": vars(call)}
         found = alone("vcut", MODULE, "measure", arguments)
         case = f"{settings.dtype}, {settings.batch} x {frames} frames of {width}x{height}"
         operations = unet.flop(config, call, published=False)
@@ -118,16 +115,15 @@ def run(settings: Settings, folder: Path) -> Found:
 
 
 @torch.no_grad()
-def measure(path: str, model: str, call: dict[str, Any]) -> dict[str, Any]:
+def measure(path: str, model: str, dtype: str, call: dict[str, Any]) -> dict[str, Any]:
     """Seconds and rates of one call by kind of operator, in a worker."""
-    config, wanted = configuration(model), unet.Call(**call)
     made, _ = unet.build("vcut", path=path, model=model, calls=[call])
-    once = made[wanted.variant]
+    once = made[unet.Call(**call).variant]
     once()
     seconds = min(_seconds(once) for _ in range(2))
     operators = timed(once)
-    dtype = unet.load(Path(path), config).dtype
-    peaks = {shape: peak(shape, dtype) for shape in {each.product for each in operators if each.product}}
+    shapes = {each.product for each in operators if each.product}
+    peaks = {shape: peak(shape, DTYPES[dtype]) for shape in shapes}
     kinds = sorted({each.kind for each in operators}, key=lambda kind: -_total(operators, kind))
     of_kind = {kind: _described([each for each in operators if each.kind == kind], peaks) for kind in kinds}
     least = sum(peaks[each.product] for each in operators if each.product)
@@ -170,7 +166,7 @@ class _Timed(TorchDispatchMode):
 def _operator(name: str, seconds: float, moved: int, product: Product | None) -> Operator:
     if product is None:
         kind = next((kind for kind, names in OTHERS.items() if any(n in name for n in names)), "elementwise")
-        return Operator(ATTENTION if name == "_softmax" else kind, seconds, moved, None)
+        return Operator(kind, seconds, moved, None)
     if max(product.m, product.k) <= NARROW and product.times == 1:
         return Operator(TRANSFORMS, seconds, moved, None)
     if min(product.k, product.n) <= NARROW:
