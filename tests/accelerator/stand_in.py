@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 from torch.utils.dlpack import from_dlpack, to_dlpack
 
@@ -74,7 +73,7 @@ def _run(operator: Any, *args: Any, **kwargs: Any) -> Any:
     """Run ``operator`` on the CPU's view of the memory, and hand its result out as the device's."""
     name = operator.name().partition(".")[0]
     ran.add(name)
-    given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    given = list(_tensors((args, kwargs)))
     if name in ACROSS:
         source, target = given
         waited.extend([name] if source.device != target.device else [])
@@ -95,7 +94,7 @@ def _run(operator: Any, *args: Any, **kwargs: Any) -> Any:
     for tensor in empty:
         twin = torch.empty(tensor.shape, dtype=tensor.dtype)
         twins[id(tensor)], homes[id(twin)] = twin, tensor
-    args, kwargs = tree_map_only(Tensor, lambda tensor: twins[id(tensor)], (args, kwargs))
+    args, kwargs = _changed((args, kwargs), lambda tensor: twins[id(tensor)])
     if kwargs.get("device") is not None:
         kwargs["device"] = torch.device("cpu")
     found = operator(*args, **kwargs)
@@ -106,7 +105,27 @@ def _run(operator: Any, *args: Any, **kwargs: Any) -> Any:
     def home(tensor: Tensor) -> Tensor:
         return homes[id(tensor)] if id(tensor) in homes else _relabelled(tensor, K_DL_EXT_DEV)
 
-    return tree_map_only(Tensor, home, found)
+    return _changed(found, home)
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors among an operator's arguments. torch's own walk takes ten times as long as a small operator."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, tuple | list | dict):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(each)
+
+
+def _changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """``value`` with another tensor in the place of each."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, dict):
+        return {key: _changed(each, change) for key, each in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(_changed(each, change) for each in value)
+    return value
 
 
 def _twin(tensor: Tensor) -> Tensor:
