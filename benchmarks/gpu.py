@@ -33,7 +33,7 @@ from benchmarks.harness.report import machine
 from benchmarks.harness.weights import DTYPES, configuration
 from benchmarks.harness.worker import first_line
 from benchmarks.unet import FORMS
-from vcut.config import PRESETS, SVDConfig
+from vcut.config import PRESETS, TINY, SVDConfig
 from vcut.errors import is_out_of_memory
 from vcut.sampling import Branch, karras_sigmas, linear, plan, precondition, sample
 from vcut.unet import UNet, fold
@@ -148,9 +148,11 @@ def compiled(unet: nn.Module, way: str, backend: str) -> None:
 def equality(bench: Bench) -> Result:
     """Largest difference of the tiny model's clip on the device from that on the CPU, of pixels in 0..1."""
     picture = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
+    steps = min(6, bench.settings.steps)
+    frames = min(TINY.frames, bench.settings.config.frames)
     found: Result = {}
     for preset in (PRESETS[name] for name in FORMS):
-        run: dict[str, Any] = dict(steps=6, cut=4, seed=0)
+        run: dict[str, Any] = dict(steps=steps, cut=2 * steps // 3, frames=frames, seed=0)
         expected = vcut.load(preset=preset, device="cpu").generate(picture, **run)
         for dtype in ("float32", *bench.settings.dtypes):
             tiny = vcut.load(preset=preset, device=bench.device, dtype=DTYPES[dtype])
