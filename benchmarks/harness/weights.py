@@ -37,8 +37,8 @@ KINDS: dict[Part, Callable[[Any], nn.Module]] = {"unet": UNet, "vae": VAE, "clip
 def configuration(model: str) -> SVDConfig:
     """The configuration of that name, with the resnet eps of diffusers: 1e-6 where the official code has 1e-5.
 
-    ``one-level`` is the model in the box with one level of its UNet and attention in the middle alone, for 4 frames of
-    32x32: it is compiled in a third of the time, and no CPU takes long to compute it in float16.
+    ``one-level`` is the model in the box with one level of its UNet and attention in the middle alone, for 4 frames
+    of 32x32: it is compiled in a third of the time, and no CPU takes long to compute it in float16.
     """
     level = dataclasses.replace(TINY.unet.levels[0], attention=False)
     one_level = dataclasses.replace(TINY.unet, levels=(level,))
