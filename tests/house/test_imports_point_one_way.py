@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 ALLOWED = {
     "vcut/errors.py": {"weights_tools.errors"},
     "vcut/config.py": {"vcut.errors", "weights_tools.model"},
-    "vcut/kernels/": {"vcut.kernels"},
+    "vcut/kernels/": {"vcut.errors", "vcut.kernels"},
     "vcut/layers/": {"vcut.errors", "vcut.kernels", "vcut.layers"},
     "vcut/unet/": {"vcut.config", "vcut.errors", "vcut.kernels", "vcut.layers", "vcut.unet"},
     "vcut/vae/": {"vcut.config", "vcut.errors", "vcut.kernels", "vcut.layers", "vcut.vae"},

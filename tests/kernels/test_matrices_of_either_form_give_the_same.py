@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vcut.kernels import matrices, onednn
+from vcut.kernels.choice import Form, Packing
 from vcut.layers import Conv, TemporalConv, UpsamplingConv, packed
 from vcut.layers.linear import GEGLU
 from vcut.layers.packing import StridedConv
@@ -17,12 +19,10 @@ from vcut.layers.packing import StridedConv
 pytestmark = pytest.mark.skipif(not onednn.packs(torch.float32), reason="this CPU does not pack float32")
 
 
-@pytest.fixture(params=[True, False], ids=["in blocks", "as they are"])
-def in_blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+@pytest.fixture(params=["blocks", "plain"])
+def packing(request: pytest.FixtureRequest) -> Packing:
     """Either form, whatever this CPU prefers."""
-    chosen: bool = request.param
-    monkeypatch.setattr(matrices, "blocks_pay", lambda dtype: chosen)
-    return chosen
+    return Packing(matrices=request.param)
 
 
 @pytest.fixture(autouse=True)
@@ -40,31 +40,32 @@ def off(a: Tensor, b: Tensor) -> float:
     "rows", [(1,), (2, 3), (matrices.FEW - 1,), (matrices.FEW,), (matrices.FEW_GATED, 2)]
 )
 @pytest.mark.parametrize("biased", [True, False])
-def test_linear(rows: tuple[int, ...], biased: bool, in_blocks: bool) -> None:
+def test_linear(rows: tuple[int, ...], biased: bool, packing: Packing) -> None:
     x, weight, bias = torch.randn(*rows, 48), torch.randn(80, 48), torch.randn(80) if biased else None
-    form = matrices.arranged(weight)
-    assert form.is_mkldnn == in_blocks
+    form = matrices.arranged(weight, packing)
+    assert form.is_mkldnn == (packing.matrices == "blocks")
     exact = F.linear(x.double(), weight.double(), None if bias is None else bias.double())
     assert off(matrices.linear(x, form, bias), exact) < 1e-6
 
 
 @pytest.mark.parametrize("rows", [1, matrices.FEW_GATED - 1, matrices.FEW_GATED, 500])
-def test_geglu(rows: int, in_blocks: bool) -> None:
+def test_geglu(rows: int, packing: Packing) -> None:
     layer = GEGLU(48, 96).requires_grad_(False)
     x = torch.randn(2, rows, 48)
-    assert packed(layer).weight.is_mkldnn == in_blocks
-    assert off(packed(layer)(x), layer.double()(x.double())) < 1e-6
+    form = packed(layer, packing=packing)
+    assert form.weight.is_mkldnn == (packing.matrices == "blocks")
+    assert off(form(x), layer.double()(x.double())) < 1e-6
 
 
 @pytest.mark.parametrize("numbers", [[0, 1, 2, 3, 4], [1], [0, 1, 3, 4], [0, 2, 4]], ids=str)
-def test_products_by_number(numbers: list[int], in_blocks: bool) -> None:
+def test_products_by_number(numbers: list[int], packing: Packing) -> None:
     values, weights = torch.randn(len(numbers), 7, 12), torch.randn(5, 9, 12)
     out = torch.full((len(numbers), 7, 9), torch.nan)
-    matrices.products(values, matrices.all_arranged(weights), numbers, out)
+    matrices.products(values, matrices.all_arranged(weights, packing), numbers, out)
     assert off(out, torch.einsum("pni,poi->pno", values.double(), weights[numbers].double())) < 1e-6
 
 
-@pytest.mark.parametrize("blocks_of_filters", [True, False])
+@pytest.mark.parametrize("filters", ["blocks", "plain"])
 @pytest.mark.parametrize("size", [(2, 2), (5, 8)])
 @pytest.mark.parametrize(
     "layer",
@@ -77,17 +78,10 @@ def test_products_by_number(numbers: list[int], in_blocks: bool) -> None:
     ],
     ids=str,
 )
-def test_convolutions(
-    layer: nn.Conv2d,
-    size: tuple[int, int],
-    blocks_of_filters: bool,
-    in_blocks: bool,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_convolutions(layer: nn.Conv2d, size: tuple[int, int], filters: Form, packing: Packing) -> None:
     """Every form that a CPU may choose, of its filters and of its matrices, is the convolution."""
-    monkeypatch.setattr(onednn, "packs_filters", lambda channels: blocks_of_filters)
     layer = layer.float().requires_grad_(False)
     x = torch.randn(1, 3, *size, layer.in_channels)
-    form = packed(layer)
-    assert isinstance(form, StridedConv) == (layer.stride == (2, 2) and not blocks_of_filters)
+    form = packed(layer, packing=dataclasses.replace(packing, filters=filters))
+    assert isinstance(form, StridedConv) == (layer.stride == (2, 2) and filters == "plain")
     assert off(form(x), layer(x)) < 1e-5

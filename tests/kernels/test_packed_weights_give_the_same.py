@@ -18,10 +18,12 @@ import vcut
 from tests.micro import MICRO
 from vcut.errors import ConfigError
 from vcut.kernels import onednn, parts
+from vcut.kernels.choice import Form
 from vcut.kernels.onednn import can_pack
 from vcut.layers import (
     GEGLU,
     Conv,
+    Packing,
     TemporalConv,
     UpsamplingConv,
     is_packed,
@@ -29,6 +31,7 @@ from vcut.layers import (
     packed,
     packed_bytes,
     packing,
+    packing_of,
 )
 from vcut.layers.packing import MANY, NARROW, Packed, SideBySideConv
 from vcut.loading import random_model
@@ -48,31 +51,31 @@ def relative(a: torch.Tensor, b: torch.Tensor) -> float:
         nn.Linear(24, 40),
         nn.Linear(24, 40, bias=False),
         GEGLU(24, 40),
-        Conv(24, 40, 3, padding=1),
-        Conv(24, 40, 3, stride=2),
-        TemporalConv(24, 40),
+        Conv(24, 64, 3, padding=1),
+        Conv(24, 64, 3, stride=2),
+        TemporalConv(24, 64),
         Conv(24, 3, 1),
-        UpsamplingConv(24, 40),
+        UpsamplingConv(24, 64),
         Conv(128, 136, 3, padding=1),
-        TemporalConv(640, 648),
+        TemporalConv(640, 704),
         UpsamplingConv(128, 136),
     ],
     ids=str,
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("packs_filters", [True, False], ids=["AVX-512", "AVX2"])
+@pytest.mark.parametrize("form", ["blocks", "plain"], ids=["AVX-512", "AVX2"])
 @torch.no_grad()
-def test_a_product(
-    module: nn.Module, dtype: torch.dtype, packs_filters: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(onednn, "packs_filters", lambda channels: packs_filters)
+def test_a_product(module: nn.Module, dtype: torch.dtype, form: Form) -> None:
     plain = nn.Sequential(copy.deepcopy(module)).to(dtype).requires_grad_(False)
     network = copy.deepcopy(plain)
     weight = next(network.parameters())
     channels = weight.shape[1]
     filters = isinstance(module, nn.Conv2d) and weight[0, 0].numel() > 1
-    stays = filters and not packs_filters and (channels < MANY or dtype != torch.float32)
-    assert pack(network) == is_packed(network) == (can_pack(weight) and not stays)
+    in_blocks = form == "blocks" and onednn.same_blocks(len(weight))
+    stays = filters and not in_blocks and (channels < MANY or dtype != torch.float32)
+    packing = Packing(form, form)
+    assert pack(network, packing=packing) == is_packed(network) == (can_pack(weight) and not stays)
+    assert packing_of(network) == (packing if is_packed(network) else None)
     x = torch.randn(2, 3, 7, 9, channels, dtype=dtype)
     got, expected = network(x), plain(x)
     assert got.is_contiguous()
@@ -87,11 +90,10 @@ def test_narrow_maps_do_not_see_each_other(
     width: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(packing, "WIDE", 24)
-    monkeypatch.setattr(onednn, "packs_filters", lambda channels: True)
-    plain = Conv(24, 40, 3, padding=1).to(dtype).requires_grad_(False)
+    plain = Conv(24, 32, 3, padding=1).to(dtype).requires_grad_(False)
     if not can_pack(plain.weight):
         pytest.skip(f"this CPU does not pack {dtype}")
-    side_by_side = packed(plain)
+    side_by_side = packed(plain, packing=Packing(filters="blocks"))
     assert isinstance(side_by_side, SideBySideConv)
     x = torch.randn(1, 5, 3, width, 24, dtype=dtype)
     got, expected = side_by_side(x), plain(x)
@@ -118,10 +120,9 @@ def test_the_bytes_of_packed_weights_are_told_before(dtype: torch.dtype) -> None
 
 @torch.no_grad()
 def test_upsampling_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onednn, "packs_filters", lambda channels: True)
-    plain = nn.Sequential(UpsamplingConv(24, 40)).requires_grad_(False)
+    plain = nn.Sequential(UpsamplingConv(24, 32)).requires_grad_(False)
     network = copy.deepcopy(plain)
-    assert pack(network) == can_pack(next(plain.parameters()))
+    assert pack(network, packing=Packing(upsampling="four")) == can_pack(next(plain.parameters()))
     x = torch.randn(2, 5, 3, 4, 24)
     expected = plain(x)
     monkeypatch.setattr(parts, "PART_BYTES", {"cpu": 1})
@@ -134,7 +135,7 @@ import torch
 from vcut.kernels import onednn
 
 dtype = getattr(torch, sys.argv[1])
-for channels in filter(onednn.packs_filters, (3, 4, 16, 32, 48, 64, 96, 128, 192, 320, 384, 512, 640)):
+for channels in filter(onednn.same_blocks, (3, 4, 16, 32, 48, 64, 96, 128, 192, 320, 384, 512, 640)):
     for kernel, padding in (((3, 3), (1, 1)), ((3, 1), (1, 0))):
         weight = torch.randn(channels, 64, *kernel, dtype=dtype)
         print("to pack", channels, flush=True)
@@ -148,7 +149,7 @@ for channels in filter(onednn.packs_filters, (3, 4, 16, 32, 48, 64, 96, 128, 192
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_no_call_rearranges_packed_filters_by_slow_code(dtype: str) -> None:
     """As oneDNN itself says. In bfloat16 it may rearrange them still, as it does plain ones, by fast code."""
-    if not (can_pack(torch.zeros(1, dtype=getattr(torch, dtype))) and onednn.packs_filters(64)):
+    if not (can_pack(torch.zeros(1, dtype=getattr(torch, dtype))) and Packing().filters == "blocks"):
         pytest.skip(f"this CPU does not pack filters in {dtype}")
     command, environment = [sys.executable, "-c", CALLS, dtype], os.environ | {"ONEDNN_VERBOSE": "1"}
     said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vcut.kernels import onednn, upsampling
+from vcut.kernels import upsampling
 from vcut.kernels.onednn import can_pack
-from vcut.layers import UpsamplingConv, packed
+from vcut.layers import Packing, UpsamplingConv, packed
 from vcut.layers.packing import FourConvolutions
 
 
@@ -70,13 +70,15 @@ def test_it_loses_about_as_many_digits_as_the_plain_sum(dtype: torch.dtype, time
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "packing", [Packing(filters="blocks"), Packing(filters="plain", upsampling="four")], ids=str
+)
 @torch.no_grad()
-def test_packing_takes_it(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onednn, "packs_filters", lambda channels: True)
-    plain = UpsamplingConv(24, 40).to(dtype).requires_grad_(False)
+def test_packing_takes_it(dtype: torch.dtype, packing: Packing) -> None:
+    plain = UpsamplingConv(24, 32).to(dtype).requires_grad_(False)
     if not can_pack(plain.weight):
         pytest.skip(f"this CPU does not pack {dtype}")
-    layer = packed(plain)
+    layer = packed(plain, packing=packing)
     assert isinstance(layer, FourConvolutions)
     x = torch.randn(1, 2, 6, 10, 24, dtype=dtype)
     got = layer(x)

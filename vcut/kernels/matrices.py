@@ -3,7 +3,8 @@
 oneDNN wants a matrix in blocks that fit its registers, which :mod:`vcut.kernels.onednn` makes once. torch's own
 library takes it as it is. In float32 on a CPU with AVX2 alone the latter computes 10 to 20 % more a second, but for
 few rows: there oneDNN, which takes a plain matrix too, leaves most of it where it lies. So with AVX2 matrices stay
-plain and need no second copy; with AVX-512, and in half precision, they are in blocks.
+plain and need no second copy; with AVX-512, and in half precision, they are in blocks. Another
+:class:`vcut.kernels.choice.Packing` may be given.
 
 Every function here takes a matrix in either form, as :func:`arranged` gave it.
 """
@@ -17,24 +18,27 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vcut.kernels import onednn
+from vcut.kernels.choice import Packing
 
 FEW, FEW_GATED = 64, 192
 """Numbers of rows below which oneDNN takes plain matrices, of a linear layer and of a GEGLU."""
 
 
-def blocks_pay(dtype: torch.dtype) -> bool:
-    """Whether products in ``dtype`` are faster of matrices in blocks."""
-    return dtype != torch.float32 or torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+def in_blocks(dtype: torch.dtype, packing: Packing) -> bool:
+    """Whether matrices in ``dtype`` are in blocks."""
+    return dtype != torch.float32 or packing.matrices == "blocks"
 
 
-def arranged(weight: Tensor) -> Tensor:
-    """A matrix ``[o, i]`` in the form that is faster."""
-    return onednn.packed_matrix(weight) if blocks_pay(weight.dtype) else weight
+def arranged(weight: Tensor, packing: Packing) -> Tensor:
+    """A matrix ``[o, i]`` in the form of ``packing``."""
+    return onednn.packed_matrix(weight) if in_blocks(weight.dtype, packing) else weight
 
 
-def all_arranged(weights: Tensor) -> list[Tensor]:
+def all_arranged(weights: Tensor, packing: Packing) -> list[Tensor]:
     """Matrices ``[p, o, i]`` in the form that :func:`products` takes: one by one, or as they are."""
-    return [onednn.packed_matrix(matrix) for matrix in weights] if blocks_pay(weights.dtype) else [weights]
+    if in_blocks(weights.dtype, packing):
+        return [onednn.packed_matrix(matrix) for matrix in weights]
+    return [weights]
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

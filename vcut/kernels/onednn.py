@@ -34,16 +34,15 @@ def packs(dtype: torch.dtype) -> bool:
     )
 
 
-def packs_filters(channels: int) -> bool:
-    """Whether filters of so many output channels have the same blocks for maps of any size.
+def same_blocks(channels: int) -> bool:
+    """Whether filters of so many output channels have the same blocks for maps of any size on a CPU with AVX-512.
 
-    With AVX-512 they have in blocks of 64, or where one block of 16 or 32 takes all. Other filters, and all with
-    AVX2, are packed for one size and rearranged in every call for another, by code that takes six times as long as
-    a small convolution, and seconds for 1280 channels.
+    They have in blocks of 64, or where one block of 16 or 32 takes all. Other filters, and all with AVX2, are packed
+    for one size and rearranged in every call for another, by code that takes six times as long as a small
+    convolution, and seconds for 1280 channels.
     """
     # oneDNN takes blocks of 48 where they fit, and for maps of another size it wants others
-    same = channels <= 32 or (channels % 64 == 0 and channels % 48 != 0)
-    return same and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    return channels <= 32 or (channels % 64 == 0 and channels % 48 != 0)
 
 
 def packed_matrix(weight: Tensor) -> Tensor:
@@ -81,7 +80,7 @@ def convolution(
     stride: Sequence[int] = (1, 1),
     padding: Sequence[int] = (0, 0),
 ) -> Tensor:
-    """``F.conv2d`` of ``[n, i, j, c]`` with packed filters."""
+    """``F.conv2d`` of ``[n, i, j, c]`` with packed filters, or with plain ones."""
     packed = torch.ops.mkldnn._convolution_pointwise
     y: Tensor = packed(x.movedim(-1, 1), weight, bias, padding, stride, (1, 1), 1, "none", [], "")
     return y.movedim(1, -1).contiguous()

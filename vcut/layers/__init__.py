@@ -5,12 +5,13 @@ Shapes: b clips, f frames, h w grid, c channels. Activations are channels-last, 
 of the same memory.
 """
 
+from vcut.kernels.choice import Packing
 from vcut.layers.assembly import assembled, check_dtype, device_named, for_inference
 from vcut.layers.conv import Conv, TemporalConv, UpsamplingConv
 from vcut.layers.linear import GEGLU
 from vcut.layers.modules import Modules
 from vcut.layers.norm import FrameNorm, GroupNorm
-from vcut.layers.packing import is_packed, pack, packed, packed_bytes
+from vcut.layers.packing import is_packed, pack, packed, packed_bytes, packing_of
 
 __all__ = [
     "GEGLU",
@@ -18,6 +19,7 @@ __all__ = [
     "FrameNorm",
     "GroupNorm",
     "Modules",
+    "Packing",
     "TemporalConv",
     "UpsamplingConv",
     "assembled",
@@ -28,4 +30,5 @@ __all__ = [
     "pack",
     "packed",
     "packed_bytes",
+    "packing_of",
 ]

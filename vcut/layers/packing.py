@@ -2,8 +2,8 @@
 
 A packed layer holds matrices in the form that is faster here (:mod:`vcut.kernels.matrices`), convolution filters in
 the blocks of oneDNN (:mod:`vcut.kernels.onednn`) or as filters that take fewer products
-(:mod:`vcut.kernels.winograd`, :mod:`vcut.kernels.upsampling`). It computes without gradients and refuses whatever
-else one does with a module.
+(:mod:`vcut.kernels.winograd`, :mod:`vcut.kernels.upsampling`). Which of them, a :class:`Packing` says. A packed layer
+computes without gradients and refuses whatever else one does with a module.
 
 Shapes: b clips, f frames, h w grid, c channels.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from types import NoneType
 from typing import Any, NoReturn
 
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from vcut.errors import ConfigError, check_type
 from vcut.kernels import matrices, onednn, upsampling, winograd
+from vcut.kernels.choice import Packing
 from vcut.kernels.parts import Parts
 from vcut.kernels.runtime import is_watched
 from vcut.layers.conv import Conv, TemporalConv, UpsamplingConv
@@ -34,7 +36,7 @@ NARROW, WIDE = 6, 1024
 """Maps of fewer columns and at least so many channels are convolved side by side: oneDNN works on a row at a time."""
 
 
-def pack(*networks: nn.Module) -> bool:
+def pack(*networks: nn.Module, packing: Packing | None = None) -> bool:
     """Replace the layers of ``networks`` by packed ones, in place and for good.
 
     They then compute on this CPU, and nothing else: a packed network cannot be moved, cast, trained, compiled,
@@ -43,25 +45,31 @@ def pack(*networks: nn.Module) -> bool:
     still, if they are packed in one call. Weights for which :func:`vcut.kernels.onednn.can_pack` says no stay as they
     are.
 
+    Args:
+        networks: UNets, VAEs or other modules of layers.
+        packing: the forms to pack them in, by default those that this CPU computes fastest.
+
     Returns:
         Whether any was packed.
 
     Raises:
         ConfigError: a weight still wants a gradient, which it could not have. Nothing was packed then.
     """
+    check_type("packing", packing, Packing, NoneType)
+    packing = packing or Packing()
     sharing: dict[tuple[object, ...], list[tuple[nn.Module, str]]] = {}
     for network in networks:
         check_type("a network", network, nn.Module)
-        if _kind(network) is not None:
+        if _kind(network, packing) is not None:
             raise ConfigError("pack replaces the layers of a network; packed(layer) makes one packed layer")
-        for parent, name, layer in _layers(network):
+        for parent, name, layer in _layers(network, packing):
             _refuse_gradients(layer)
             memory = [parameter.data_ptr() for parameter in layer.parameters()]
             sharing.setdefault((type(layer), *memory), []).append((parent, name))
     for places in sharing.values():
         weights: list[nn.Parameter] | None = None
         for parent, name in places:  # the plain weights are freed here, group by group
-            replacement = packed(getattr(parent, name), weights)
+            replacement = packed(getattr(parent, name), weights, packing)
             weights = list(replacement.weights)
             setattr(parent, name, replacement)
     return bool(sharing)
@@ -69,42 +77,53 @@ def pack(*networks: nn.Module) -> bool:
 
 def is_packed(network: nn.Module) -> bool:
     """Whether any of the network's layers is packed."""
-    return any(isinstance(module, Packed) for module in network.modules())
+    return packing_of(network) is not None
 
 
-def packed(layer: nn.Module, weights: Sequence[nn.Parameter] | None = None) -> Packed:
+def packing_of(network: nn.Module) -> Packing | None:
+    """The forms that the network is packed in, those of its first packed layer; None if no layer is packed."""
+    return next((module.packing for module in network.modules() if isinstance(module, Packed)), None)
+
+
+def packed(
+    layer: nn.Module, weights: Sequence[nn.Parameter] | None = None, packing: Packing | None = None
+) -> Packed:
     """The packed form of one layer.
 
     Args:
         layer: a linear layer, a GEGLU or a convolution of :mod:`vcut.layers`.
-        weights: the packed weights, where another layer with the same weights has made them.
+        weights: the packed weights, where another layer with the same weights has made them in the same form.
+        packing: the forms to choose from, by default those that this CPU computes fastest.
 
     Raises:
-        ConfigError: its weight wants a gradient, this CPU does not compute in its dtype, or it is another layer.
+        ConfigError: its weight wants a gradient, this CPU does not compute in its dtype, it is another layer, or one
+            that ``packing`` leaves as it is.
     """
-    kind = _kind(layer)
+    packing = packing or Packing()
+    kind = _kind(layer, packing)
     if kind is None:
         raise ConfigError(f"a {type(layer).__name__} cannot be packed here")
     _refuse_gradients(layer)
-    return kind(layer, weights)
+    return kind(layer, weights, packing)
 
 
-def packed_bytes(network: nn.Module) -> int:
+def packed_bytes(network: nn.Module, packing: Packing | None = None) -> int:
     """Bytes of the parameters of ``network`` once it is packed. It may be on the meta device."""
+    packing = packing or Packing()
     size = sum(parameter.nbytes for parameter in network.parameters())
     for layer in network.modules():
-        form = _form(layer)
+        form = _form(layer, packing)
         if form is not None:
             weight: Tensor = layer.weight  # type: ignore[assignment]
-            size += round((form.growth(layer) - 1) * weight.nbytes)
+            size += round((form.growth(layer, packing) - 1) * weight.nbytes)
     return size
 
 
-def _layers(network: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
+def _layers(network: nn.Module, packing: Packing) -> Iterator[tuple[nn.Module, str, nn.Module]]:
     """The layers that can be packed, each with its parent and its name there."""
     for parent in network.modules():
         for name, layer in parent.named_children():
-            if _kind(layer) is not None:
+            if _kind(layer, packing) is not None:
                 yield parent, name, layer
 
 
@@ -113,64 +132,77 @@ def _refuse_gradients(layer: nn.Module) -> None:
         raise ConfigError("packed weights have no gradients: call requires_grad_(False) first")
 
 
-def _kind(layer: nn.Module) -> type[Packed] | None:
+def _kind(layer: nn.Module, packing: Packing) -> type[Packed] | None:
     """The packed form for ``layer``; None where there is none, or the layer is not on a CPU."""
-    form = _form(layer)
+    form = _form(layer, packing)
     return form if form is not None and onednn.can_pack(layer.weight) else None  # type: ignore[arg-type]
 
 
-def _form(layer: nn.Module) -> type[Packed] | None:
+def _form(layer: nn.Module, packing: Packing) -> type[Packed] | None:
     """The packed form that this CPU would have for ``layer``, wherever that is now."""
-    forms: dict[type[nn.Module], Callable[[Any], type[Packed] | None]] = {
-        nn.Linear: lambda _: PackedLinear,
-        GEGLU: lambda _: PackedGEGLU,
-        Conv: _kind_of_convolution,
-        UpsamplingConv: lambda conv: _of_convolution(conv, WinogradUpsampling, FourConvolutions),
-        TemporalConv: _kind_of_temporal_convolution,
+    forms: dict[type[nn.Module], Callable[[Any, Packing], type[Packed] | None]] = {
+        nn.Linear: lambda *_: PackedLinear,
+        GEGLU: lambda *_: PackedGEGLU,
+        Conv: _form_of_convolution,
+        UpsamplingConv: _form_of_upsampling,
+        TemporalConv: _form_of_temporal_convolution,
     }
     form = forms.get(type(layer))
     if form is None or not isinstance(layer.weight, Tensor) or not onednn.packs(layer.weight.dtype):
         return None
-    return form(layer)
+    return form(layer, packing)
 
 
-def _kind_of_convolution(conv: Conv) -> type[Packed] | None:
+def _form_of_convolution(conv: Conv, packing: Packing) -> type[Packed] | None:
     form = conv.kernel_size, conv.padding, conv.stride
     if form == ((1, 1), (0, 0), (1, 1)):
         return PointwiseConv
+    in_blocks = _in_blocks(conv, packing)
     if form == ((3, 3), (1, 1), (1, 1)):
-        wide = min(conv.in_channels, conv.out_channels) >= WIDE
-        return _of_convolution(conv, WinogradConv, SideBySideConv if wide else PackedConv)
-    if onednn.packs_filters(conv.out_channels):
+        if packing.filtering != "none" and _is_wide(conv, MANY):
+            return WinogradConv
+        joined = packing.narrow == "joined" and min(conv.in_channels, conv.out_channels) >= WIDE
+        return (SideBySideConv if joined else PackedConv) if in_blocks else None
+    if in_blocks:
         return PackedConv
-    many = min(conv.in_channels, conv.out_channels) >= MORE and conv.weight.dtype == torch.float32
-    return StridedConv if many and conv.stride != (1, 1) else None
+    return StridedConv if conv.stride != (1, 1) and _is_wide(conv, MORE) else None
 
 
-def _kind_of_temporal_convolution(conv: TemporalConv) -> type[Packed] | None:
-    least = MORE if onednn.packs_filters(conv.out_channels) else MANY
-    return _of_convolution(conv, WinogradTemporalConv, PackedTemporalConv, least)
+def _form_of_upsampling(conv: UpsamplingConv, packing: Packing) -> type[Packed] | None:
+    if packing.upsampling == "filtered" and _is_wide(conv, MANY):
+        return WinogradUpsampling
+    blocks_pay = packing.upsampling == "filtered" and _in_blocks(conv, packing)
+    return FourConvolutions if blocks_pay or packing.upsampling == "four" else None
 
 
-def _of_convolution(
-    conv: nn.Conv2d, fewer: type[Packed], plain: type[Packed], least: int = MANY
-) -> type[Packed] | None:
-    """``fewer`` products in float32 over at least so many channels, else the ``plain`` sum if that can be packed."""
-    if conv.weight.dtype == torch.float32 and min(conv.in_channels, conv.out_channels) >= least:
-        return fewer
-    return plain if onednn.packs_filters(conv.out_channels) else None
+def _form_of_temporal_convolution(conv: TemporalConv, packing: Packing) -> type[Packed] | None:
+    in_blocks = _in_blocks(conv, packing)
+    if packing.filtering != "none" and _is_wide(conv, MORE if in_blocks else MANY):
+        return WinogradTemporalConv
+    return PackedTemporalConv if in_blocks else None
+
+
+def _is_wide(conv: nn.Conv2d, least: int) -> bool:
+    """Whether fewer products over at least so many channels pay; in half precision they would lose digits."""
+    return conv.weight.dtype == torch.float32 and min(conv.in_channels, conv.out_channels) >= least
+
+
+def _in_blocks(conv: nn.Conv2d, packing: Packing) -> bool:
+    """Whether the filters of ``conv`` are in blocks, wherever they stay filters."""
+    return packing.filters == "blocks" and onednn.same_blocks(conv.out_channels)
 
 
 class Packed(nn.Module, ABC):
     """A layer that computes from packed weights, and refuses what it cannot do.
 
-    ``weights`` are constants of this CPU; the bias is that of the layer that it replaces.
+    ``weights`` are constants of this CPU in the forms of ``packing``; the bias is that of the layer that it replaces.
     """
 
     bias: Tensor | None
 
-    def __init__(self, layer: Any, weights: Sequence[nn.Parameter] | None = None) -> None:
+    def __init__(self, layer: Any, weights: Sequence[nn.Parameter] | None, packing: Packing) -> None:
         super().__init__()
+        self.packing = packing
         if weights is None:
             weights = [nn.Parameter(weight, requires_grad=False) for weight in self.arranged(layer)]
         self.weights = nn.ParameterList(weights)
@@ -187,7 +219,7 @@ class Packed(nn.Module, ABC):
         """The weights of ``layer`` as this form wants them."""
 
     @classmethod
-    def growth(cls, layer: Any) -> float:
+    def growth(cls, layer: Any, packing: Packing) -> float:
         """Size of the packed weights over that of the weight of ``layer``."""
         return 1.0
 
@@ -236,7 +268,7 @@ class PackedLinear(Packed):
     """``x W^T + b`` over the last axis of ``x``."""
 
     def arranged(self, layer: nn.Linear) -> list[Tensor]:
-        return [matrices.arranged(layer.weight)]
+        return [matrices.arranged(layer.weight, self.packing)]
 
     def compute(self, x: Tensor) -> Tensor:
         return matrices.linear(x, self.weight, self.bias)
@@ -246,7 +278,7 @@ class PackedGEGLU(Packed):
     """Value and gate as two matrices, so that neither is held twice."""
 
     def arranged(self, layer: GEGLU) -> list[Tensor]:
-        return [matrices.arranged(half) for half in layer.weight.chunk(2)]
+        return [matrices.arranged(half, self.packing) for half in layer.weight.chunk(2)]
 
     def compute(self, x: Tensor) -> Tensor:
         assert self.bias is not None
@@ -257,7 +289,7 @@ class PointwiseConv(Packed):
     """A 1x1 convolution as what it is, a linear layer: up to ten times faster."""
 
     def arranged(self, layer: Conv) -> list[Tensor]:
-        return [matrices.arranged(layer.weight.flatten(1))]
+        return [matrices.arranged(layer.weight.flatten(1), self.packing)]
 
     def compute(self, x: Tensor) -> Tensor:
         return matrices.linear(x, self.weight, self.bias)
@@ -266,8 +298,8 @@ class PointwiseConv(Packed):
 class PackedConv(Packed):
     """A convolution of ``[b, f, h, w, c]``, frame by frame."""
 
-    def __init__(self, layer: Conv, weights: Sequence[nn.Parameter] | None = None) -> None:
-        super().__init__(layer, weights)
+    def __init__(self, layer: Conv, weights: Sequence[nn.Parameter] | None, packing: Packing) -> None:
+        super().__init__(layer, weights, packing)
         self.stride, self.padding = layer.stride, _numbers(layer.padding)
 
     def arranged(self, layer: Conv) -> list[Tensor]:
@@ -283,12 +315,12 @@ class PackedConv(Packed):
 class StridedConv(Packed):
     """A convolution of ``[b, f, h, w, c]`` with few results, as a product: what each result sees is one row."""
 
-    def __init__(self, layer: Conv, weights: Sequence[nn.Parameter] | None = None) -> None:
-        super().__init__(layer, weights)
+    def __init__(self, layer: Conv, weights: Sequence[nn.Parameter] | None, packing: Packing) -> None:
+        super().__init__(layer, weights, packing)
         self.size, self.stride, self.padding = layer.kernel_size, layer.stride, _numbers(layer.padding)
 
     def arranged(self, layer: Conv) -> list[Tensor]:
-        return [matrices.arranged(layer.weight.permute(0, 2, 3, 1).flatten(1))]
+        return [matrices.arranged(layer.weight.permute(0, 2, 3, 1).flatten(1), self.packing)]
 
     def compute(self, x: Tensor) -> Tensor:
         height, width = self.padding
@@ -311,22 +343,22 @@ class SideBySideConv(PackedConv):
 class WinogradConv(Packed):
     """A 3x3 convolution over many channels in float32, with the fewer products of :mod:`vcut.kernels.winograd`."""
 
-    def __init__(self, layer: Any, weights: Sequence[nn.Parameter] | None = None) -> None:
-        self.axes = self.filtering(layer)
-        super().__init__(layer, weights)
+    def __init__(self, layer: Any, weights: Sequence[nn.Parameter] | None, packing: Packing) -> None:
+        self.axes = self.filtering(layer, packing)
+        super().__init__(layer, weights, packing)
 
     @classmethod
-    def growth(cls, layer: Any) -> float:
-        i, j = cls.filtering(layer)
+    def growth(cls, layer: Any, packing: Packing) -> float:
+        i, j = cls.filtering(layer, packing)
         return len(i.filters) * len(j.filters) / math.prod(layer.kernel_size)
 
     @staticmethod
-    def filtering(layer: Any) -> winograd.Axes:
+    def filtering(layer: Any, packing: Packing) -> winograd.Axes:
         """Filtering along each axis of the map."""
-        return _minimal(layer), _minimal(layer)
+        return _minimal(layer, packing), _minimal(layer, packing)
 
     def arranged(self, layer: Any) -> list[Tensor]:
-        return matrices.all_arranged(winograd.transform(layer.weight, self.axes))
+        return matrices.all_arranged(winograd.transform(layer.weight, self.axes), self.packing)
 
     def compute(self, x: Tensor) -> Tensor:
         return self.convolve(x.flatten(0, 1)).unflatten(0, (len(x), -1))
@@ -340,7 +372,7 @@ class WinogradUpsampling(WinogradConv):
     """Upsampling and convolution in float32, in which nothing is repeated."""
 
     @staticmethod
-    def filtering(layer: Any) -> winograd.Axes:
+    def filtering(layer: Any, packing: Packing) -> winograd.Axes:
         return winograd.UPSAMPLED, winograd.UPSAMPLED
 
 
@@ -348,22 +380,25 @@ class WinogradTemporalConv(WinogradConv):
     """The 3x1x1 convolution of ``[b, f, h, w, c]`` over frames in float32."""
 
     @staticmethod
-    def filtering(layer: Any) -> winograd.Axes:
-        return _minimal(layer), winograd.WHOLE
+    def filtering(layer: Any, packing: Packing) -> winograd.Axes:
+        return _minimal(layer, packing), winograd.WHOLE
 
     def compute(self, x: Tensor) -> Tensor:
         return self.convolve(x.flatten(2, 3)).view(*x.shape[:-1], -1)
 
 
 class FourConvolutions(Packed):
-    """Upsampling and convolution of :mod:`vcut.kernels.upsampling`, in half precision."""
+    """Upsampling and convolution of :mod:`vcut.kernels.upsampling`, with filters in blocks or plain ones."""
 
     @classmethod
-    def growth(cls, layer: Any) -> float:
+    def growth(cls, layer: Any, packing: Packing) -> float:
         return 16 / 9  # four filters of 2x2 in place of one of 3x3
 
     def arranged(self, layer: UpsamplingConv) -> list[Tensor]:
-        return [onednn.packed_filters(quarter) for quarter in upsampling.transform(layer.weight)]
+        quarters = upsampling.transform(layer.weight)
+        if _in_blocks(layer, self.packing):
+            return [onednn.packed_filters(quarter) for quarter in quarters]
+        return quarters
 
     def compute(self, x: Tensor) -> Tensor:
         parts = Parts(x, dim=1, growth=4)
@@ -387,9 +422,10 @@ class PackedTemporalConv(Packed):
         return y.unflatten(2, x.shape[2:4])
 
 
-def _minimal(layer: nn.Conv2d) -> winograd.Filtering:
+def _minimal(layer: nn.Conv2d, packing: Packing) -> winograd.Filtering:
     # The widest layers see the smallest maps and have most of the weights: theirs grow least with a tile of 2.
-    return winograd.minimal(4 if layer.out_channels <= 640 else 2)
+    by_width = 4 if layer.out_channels <= 640 else 2
+    return winograd.minimal(by_width if packing.filtering == "width" else int(packing.filtering))
 
 
 def _numbers(padding: str | tuple[int, ...]) -> tuple[int, ...]:
