@@ -28,7 +28,7 @@ from vcut.config import (
     choose_preset,
 )
 from vcut.errors import CheckpointError, ConfigError, check_type
-from vcut.layers import assembled, check_dtype, device_named, for_inference, is_packed
+from vcut.layers import Packing, assembled, check_dtype, device_named, for_inference, is_packed
 from vcut.layers import pack as pack_weights
 from vcut.pipeline import Pipeline
 from vcut.unet import UNet, fold
@@ -121,7 +121,7 @@ def load(
     vae_dtype: torch.dtype = torch.float32,
     decode_dtype: torch.dtype | None = None,
     offload: bool = False,
-    pack: bool = False,
+    pack: bool | Packing = False,
     config: SVDConfig | None = None,
     variant: str | None = None,
     revision: str | None = None,
@@ -150,7 +150,8 @@ def load(
         decode_dtype: of the VAE's decoder, by default ``vae_dtype``; it is the encoder that is known to overflow.
         offload: keep the networks in main memory, and each on ``device`` only while it is at work.
         pack: on the CPU, rearrange the weights of UNet and VAE for speed (:func:`vcut.layers.pack`): equal output,
-            but they are then for computing alone. Without effect elsewhere and with ``offload``.
+            but they are then for computing alone. A :class:`vcut.layers.Packing` says in which forms, True takes
+            those that this CPU computes fastest. Without effect elsewhere and with ``offload``.
         config: the architecture of a file that does not say it and is not the published one.
         variant: ``'fp16'`` for the half-precision files of a folder or of the Hub.
         revision: commit, tag or branch of a model on the Hub.
@@ -163,6 +164,7 @@ def load(
         CheckpointError: weights that are not found, damaged or not the model's; every fault is listed.
     """
     chosen = choose_preset(preset, tca, sca)
+    check_type("pack", pack, bool, Packing)
     place, dtype = _target(device, dtype)
     check_dtype("vae_dtype", vae_dtype)
     check_dtype("decode_dtype", decode_dtype := decode_dtype or vae_dtype)
@@ -197,7 +199,7 @@ def load(
     own = network(UNet, "unet", dtype)
     vae = network(VAE, "vae", vae_dtype).decode_in(decode_dtype)
     if pack and not offload:
-        pack_weights(own, vae)
+        pack_weights(own, vae, packing=None if pack is True else pack)
     return Pipeline(
         unet=own,
         vae=vae,

@@ -15,7 +15,7 @@ from vcut.clip import CLIPVisionEncoder
 from vcut.conditioning import Conditioning, bind
 from vcut.config import Preset, SVDConfig
 from vcut.errors import ConfigError, NotFiniteError, OutOfMemoryError, check_type, is_out_of_memory
-from vcut.layers import assembled, check_dtype, device_named, for_inference, is_packed
+from vcut.layers import Packing, assembled, check_dtype, device_named, for_inference, is_packed, packing_of
 from vcut.media import images as pictures
 from vcut.sampling import Callback, Network, precondition, sample
 from vcut.settings import NAMES, Run, Settings, check_names, check_seed, defaults, resolve
@@ -54,6 +54,11 @@ class Pipeline:
     def device(self) -> torch.device:
         """Device of the run: where the UNet is, or is brought."""
         return self.run_on or self.unet.conv_in.weight.device
+
+    @property
+    def packing(self) -> Packing | None:
+        """The forms that the weights are packed in for this CPU; None where they are as the file has them."""
+        return packing_of(self.unet)
 
     def to(
         self, device: str | torch.device | torch.dtype | None = None, dtype: torch.dtype | None = None

@@ -19,6 +19,7 @@ from vcut import cli, media
 from vcut.cli import options
 from vcut.config import CONFIGS, PRESETS, TINY, SVDConfig, choose_preset
 from vcut.errors import OutOfMemoryError
+from vcut.layers import Packing
 from vcut.media import images
 from vcut.sampling import Branch, Ramp
 from vcut.settings import FAST, NAMES, Run, Settings, resolve
@@ -50,6 +51,7 @@ class Stub:
     config: SVDConfig
     calls: Calls
     note: str | None = "a note about the weights"
+    packing: Packing | None = None
 
     @property
     def device(self) -> torch.device:
@@ -112,7 +114,7 @@ def test_defaults_leave_everything_to_the_library(photo: str, calls: Calls) -> N
             "vae_dtype": torch.float32,
             "decode_dtype": None,
             "offload": False,
-            "pack": True,
+            "pack": Packing(),
             "unet": None,
             "variant": None,
             "revision": None,
@@ -192,7 +194,9 @@ def test_there_is_an_option_for_every_setting_but_two(photo: str, calls: Calls) 
         ("--dtype bfloat16 --vae-dtype float16", {"dtype": torch.bfloat16, "vae_dtype": torch.float16}),
         ("--vae-dtype float32 --decode-dtype float16", {"decode_dtype": torch.float16}),
         ("--device cpu --offload", {"device": "cpu", "offload": True}),
+        ("", {"pack": Packing()}),
         ("--no-pack", {"pack": False}),
+        ("--pack matrices=blocks,filtering=2", {"pack": Packing(matrices="blocks", filtering="2")}),
         ("--variant fp16", {"variant": "fp16"}),
         ("--model svd", {"model": "svd"}),
     ],

@@ -129,6 +129,11 @@ FAULTS = {
     "generate photo.jpg -o new.gif --fps 51": "at most 50 frames per second",
     "generate photo.jpg --fps 241": "--fps: expected a whole number from 1 to 240, got '241'",
     "generate text.jpg cut.jpg": "2 pictures cannot be used: text.jpg is not a picture",
+    # forms of packed weights
+    "generate photo.jpg --pack matrices=rows": "--pack: matrices: expected blocks or plain, got 'rows'",
+    "generate photo.jpg --pack rows=plain": "--pack: expected some of matrices=, filters=, filtering=, upsampling=,",
+    "generate photo.jpg --pack filtering=2 --no-pack": "--no-pack: not allowed with argument --pack",
+    "sweep photo.jpg -o new --no-pack --pack filtering=2": "--pack: not allowed with argument --no-pack",
     # numbers
     "generate photo.jpg --steps 0": "--steps: expected a whole number from 1 to 10000, got '0'",
     "generate photo.jpg --steps 2.5": "--steps: expected a whole number",

@@ -16,6 +16,8 @@ import torch
 import vcut
 from vcut import cli
 from vcut.cli import version
+from vcut.kernels import onednn
+from vcut.layers import Packing
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,6 +46,9 @@ def test_the_report_names_libraries_and_devices(
     assert {*version.NEEDED, *version.OPTIONAL} <= set(told)
     assert told["threads"].startswith(str(torch.get_num_threads()))
     assert torch.backends.cpu.get_cpu_capability() in told["processor"]
+    if onednn.packs(torch.float32):
+        assert "float32" in told["packed"]
+        assert Packing.parse(told["packed"].rpartition(" ")[2]) == Packing()
     assert "mps" in told
 
 

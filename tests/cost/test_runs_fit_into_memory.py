@@ -12,6 +12,7 @@ from micro import MICRO
 from vcut import cli
 from vcut.analysis.fit import WORKSPACE, Way, fit, peak
 from vcut.config import PRESETS, Level
+from vcut.layers import Packing
 from vcut.settings import Run, Settings, resolve
 
 pytestmark = pytest.mark.slow  # every form is run on the meta device
@@ -85,11 +86,11 @@ def test_float32_gives_way_to_half_precision_before_the_chunks_do() -> None:
 def test_on_a_cpu_weights_are_left_unpacked_first() -> None:
     unet = dataclasses.replace(LARGE.unet, levels=(Level(32, 2), Level(128, 4)))  # wide enough to grow
     wide = dataclasses.replace(LARGE, unet=unet)
-    asked = dataclasses.replace(ASKED, dtype=torch.float32, pack=True)
+    asked = dataclasses.replace(ASKED, dtype=torch.float32, packing=Packing())
     most = peak(wide, run(), asked, torch.float32)
-    assert fit(wide, run(), asked, most, vae_dtype=torch.float32, may_offload=False).pack
+    assert fit(wide, run(), asked, most, vae_dtype=torch.float32, may_offload=False).packing
     way = fit(wide, run(), asked, most - 1, vae_dtype=torch.float32, may_offload=False)
-    assert dataclasses.replace(way, peak=0) == dataclasses.replace(asked, pack=False)
+    assert dataclasses.replace(way, peak=0) == dataclasses.replace(asked, packing=None)
     assert way.peak < most
     assert way.differs(asked) == "weights are not packed (equal output to rounding, slower)"
 

@@ -27,6 +27,7 @@ class Stub:
     preset: Preset
     config: SVDConfig = TINY
     note: str | None = None
+    packing: None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     # called before each clip, to stop it
     before: Callable[[], None] = lambda: None

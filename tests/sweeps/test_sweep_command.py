@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from model_files import write
 from sweep_stub import Stub, make_pictures
 
 from vcut import cli
+from vcut.layers import Packing
 from vcut.loading import random_model
 from vcut.sweeps import manifest, sweep
 from weights_tools.tensor_file import save
@@ -160,6 +162,24 @@ def test_a_published_model_is_priced_before_it_is_looked_for(
 def test_the_kernels_are_recorded(loaded: list[str], option: str, kernels: str) -> None:
     assert vcut_sweep(option) == 0
     assert json.loads(Path("OUT/sweep.json").read_text())["kernels"] == kernels
+
+
+@pytest.mark.parametrize(
+    ("options", "packing"),
+    [
+        ("--quiet", Packing()),
+        ("--pack matrices=blocks,filtering=2", Packing(matrices="blocks", filtering="2")),
+        ("--no-pack", None),
+        ("--compile", None),
+        ("--offload", None),
+    ],
+)
+def test_the_forms_of_packed_weights_are_recorded(
+    loaded: list[str], options: str, packing: Packing | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Stub, "unet", SimpleNamespace(dtype=torch.float32, compile=lambda: None))
+    assert vcut_sweep(*options.split(), "--device", "cpu") == 0
+    assert json.loads(Path("OUT/sweep.json").read_text())["packing"] == (packing and str(packing))
 
 
 def test_settings_far_beyond_the_model_are_noted_once(

@@ -175,6 +175,15 @@ def test_settings_pictures_and_clips_can_be_added(out: Path, pictures: tuple[Pic
     assert frames(out).keys() == {task.key for task in tasks}
 
 
+def test_a_gpu_that_packs_nothing_may_go_on(out: Path, pictures: tuple[Picture, ...]) -> None:
+    asked, tasks = make_sweep(pictures[:1])
+    for packing, kept in ((None, None), ("matrices=plain", "matrices=plain"), (None, "matrices=plain")):
+        go_on(out, dataclasses.replace(asked, packing=packing), tasks)
+        whole = manifest.read_sweep(out)
+        assert whole is not None
+        assert whole.packing == kept
+
+
 def other(setting: Setting, **changes: object) -> Setting:
     return dataclasses.replace(setting, settings=setting.settings.replace(**changes))
 
@@ -185,6 +194,7 @@ def test_what_contradicts_is_refused_by_name(
 ) -> None:
     baseline, vcut = from_presets(["baseline", "vcut"], [], lambda *_: {})
     asked, tasks = make_sweep(pictures, (baseline, vcut))
+    asked = dataclasses.replace(asked, packing="matrices=plain")
     go_on(out, asked, tasks)
     for file in ("sweep.json", "manifest.jsonl"):
         if file not in keep:
@@ -214,6 +224,8 @@ def test_what_contradicts_is_refused_by_name(
         )
         plain = dataclasses.replace(asked, kernels="plain")
         refused("its kernels is 'packed', asked for is 'plain'", (plain, tasks))
+        blocks = dataclasses.replace(asked, packing="matrices=blocks")
+        refused("its packing is 'matrices=plain', asked for is 'matrices=blocks'", (blocks, tasks))
     pictures[1].path.write_bytes(pictures[0].path.read_bytes())
     says = r"pictures/picture 1.png is another picture than .*baseline/picture 1-0.mp4 was made of"
     refused(says, (asked, tasks))

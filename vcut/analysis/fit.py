@@ -19,7 +19,7 @@ from vcut.analysis.memory import peak_bytes, weight_bytes
 from vcut.analysis.text_table import Table
 from vcut.clip import CLIPVisionEncoder
 from vcut.config import SVDConfig, UNetConfig, VAEConfig
-from vcut.layers import packed_bytes
+from vcut.layers import Packing, packed_bytes
 from vcut.settings import Run
 from vcut.vae import VAE
 
@@ -30,10 +30,10 @@ HALVES = (torch.float16, torch.bfloat16)
 
 @dataclass(frozen=True)
 class Way:
-    """A way of running. ``offload`` and ``sequential`` leave the output equal, ``pack`` too but for rounding.
+    """A way of running. ``offload`` and ``sequential`` leave the output equal, ``packing`` too but for rounding.
 
-    The others change it. ``pack`` is for a CPU, ``dtype`` is that of UNet and CLIP, ``peak`` is in bytes, of the
-    stage that takes most.
+    The others change it. ``packing`` is for a CPU, None for plain weights; ``dtype`` is that of UNet and CLIP;
+    ``peak`` is in bytes, of the stage that takes most.
     """
 
     offload: bool
@@ -41,7 +41,7 @@ class Way:
     dtype: torch.dtype
     decode_dtype: torch.dtype
     decode_chunk: int | None
-    pack: bool = False
+    packing: Packing | None = None
     peak: int = 0
 
     def differs(self, other: Way) -> str:
@@ -49,7 +49,7 @@ class Way:
         says = {
             "offload": "networks are offloaded (equal output)",
             "sequential": "guidance branches run one after the other (equal output)",
-            "pack": "weights are not packed (equal output to rounding, slower)",
+            "packing": "weights are not packed (equal output to rounding, slower)",
             "decode_dtype": f"decoded in {_word(self.decode_dtype)} (rounding)",
             "dtype": f"UNet and CLIP are in {_word(self.dtype)} (rounding)",
             "decode_chunk": f"decoded {self.decode_chunk} frames at a time (layers over time see no further)",
@@ -92,11 +92,11 @@ def _ways(asked: Way, frames: int, half: torch.dtype | None, may_offload: bool) 
         itertools.product(
             sorted({asked.offload, asked.offload or may_offload}),
             sorted({asked.sequential, True}),
-            sorted({asked.pack, False}, reverse=True),
+            dict.fromkeys((asked.packing, None)),
         )
     )
-    for form, (offload, sequential, pack) in itertools.product(dict.fromkeys(forms), equal):
-        yield dataclasses.replace(form, offload=offload, sequential=sequential, pack=pack)
+    for form, (offload, sequential, packing) in itertools.product(dict.fromkeys(forms), equal):
+        yield dataclasses.replace(form, offload=offload, sequential=sequential, packing=packing)
 
 
 def _word(dtype: torch.dtype) -> str:
@@ -108,7 +108,7 @@ def peak(config: SVDConfig, run: Run, way: Way, vae_dtype: torch.dtype) -> int:
     frames, _, height, width = run.latent
     chunk = min(frames, way.decode_chunk or frames)
     branches = 1 if way.sequential or not any(step.guided for step in run.plan) else 2
-    unet, vae, clip = _weights(config, way.dtype, vae_dtype, way.decode_dtype, way.pack)
+    unet, vae, clip = _weights(config, way.dtype, vae_dtype, way.decode_dtype, way.packing)
     weights = {"encode": max(vae, clip), "sample": unet, "decode": vae}
     live = {
         "encode": _encoding(config.vae, vae_dtype, run.height, run.width),
@@ -121,13 +121,17 @@ def peak(config: SVDConfig, run: Run, way: Way, vae_dtype: torch.dtype) -> int:
 
 @functools.cache
 def _weights(
-    config: SVDConfig, dtype: torch.dtype, vae_dtype: torch.dtype, decode_dtype: torch.dtype, pack: bool
+    config: SVDConfig,
+    dtype: torch.dtype,
+    vae_dtype: torch.dtype,
+    decode_dtype: torch.dtype,
+    packing: Packing | None,
 ) -> tuple[int, int, int]:
     """Bytes of the weights of UNet, VAE and CLIP; CLIP's are never packed."""
     with torch.device("meta"):
         vae, clip = VAE(config.vae).to(vae_dtype), CLIPVisionEncoder(config.clip).to(dtype)
     unet = build_unet(config.unet).to(dtype)
-    size = packed_bytes if pack else weight_bytes
+    size = functools.partial(packed_bytes, packing=packing) if packing else weight_bytes
     return size(unet), size(vae.decode_in(decode_dtype)), weight_bytes(clip)
 
 

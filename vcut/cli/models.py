@@ -60,6 +60,8 @@ def source(args: argparse.Namespace, model: str | Found = "") -> dict[str, Any]:
 
 def add_speed(parser: argparse.ArgumentParser) -> None:
     """Add where and how the model runs: what :func:`load` takes, and settings that cost speed or memory."""
+    from vcut.layers import Packing
+
     group = parser.add_argument_group("speed and memory")
     options.add_device(group)
     group.add_argument(
@@ -85,9 +87,19 @@ def add_speed(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="keep the networks in main memory, each on the device only while it is at work: equal output",
     )
-    group.add_argument(
+    forms = group.add_mutually_exclusive_group()
+    forms.add_argument(
+        "--pack",
+        type=values.packing,
+        default=Packing(),
+        metavar="FORMS",
+        help="on a CPU, the forms that the weights are packed in, such as matrices=blocks,filtering=2: equal output "
+        "to rounding (default, also of what is not said: what is fastest here; vcut --version --verbose tells it)",
+    )
+    forms.add_argument(
         "--no-pack",
-        action="store_false",
+        action="store_const",
+        const=None,
         dest="pack",
         help="on a CPU, take the weights as the file has them: less memory, equal output to rounding, slower",
     )
@@ -148,7 +160,7 @@ def within_memory(args: argparse.Namespace, config: SVDConfig, run: Run, device:
         default_dtype(place) if free else getattr(torch, args.dtype),
         getattr(torch, args.decode_dtype or args.vae_dtype),
         run.settings.decode_chunk,
-        pack=args.pack and not (elsewhere or args.compile or args.offload),
+        packing=None if elsewhere or args.compile or args.offload else args.pack,
     )
     form = dataclasses.replace(config.unet, tca=run.preset.tca, sca=run.preset.sca)
     whole = dataclasses.replace(config, unet=form)
@@ -163,7 +175,7 @@ def within_memory(args: argparse.Namespace, config: SVDConfig, run: Run, device:
         lines.warn(f"note: {fault}, if it fails")
     elif not args.quiet:
         lines.say(f"memory   {there}: {way.differs(asked)}")
-    args.offload, args.pack = args.offload or way.offload, way.pack
+    args.offload, args.pack = args.offload or way.offload, way.packing
     args.dtype, args.decode_dtype = (str(t).removeprefix("torch.") for t in (way.dtype, way.decode_dtype))
     settings = run.settings.replace(sequential=way.sequential, decode_chunk=way.decode_chunk)
     return dataclasses.replace(run, settings=settings)
@@ -196,7 +208,7 @@ def load(
         vae_dtype=getattr(torch, args.vae_dtype),
         decode_dtype=None if args.decode_dtype is None else getattr(torch, args.decode_dtype),
         offload=args.offload,
-        pack=args.pack and not args.compile,
+        pack=False if args.compile else args.pack or False,
         **source(args, model),
     )
     if args.compile:
@@ -236,6 +248,8 @@ def _introduce(pipe: Pipeline, seconds: float, quiet: bool) -> None:
         return
     dtype = str(pipe.unet.dtype).removeprefix("torch.")
     lines.say(f"model    {pipe.config.name}, {dtype} on {pipe.device}, loaded in {seconds:.1f} s")
+    if pipe.packing:
+        lines.say(f"packed   {pipe.packing}")
     if pipe.note:
         lines.say(f"note     {pipe.note}")
     on_cpu = pipe.device.type == "cpu" and pipe.unet.dtype != torch.float32

@@ -122,6 +122,7 @@ def _make(
         settings={setting.name: setting.to_dict() for setting in settings},
         images={picture.name: str(picture.path) for picture in pictures},
         kernels="compiled" if args.compile else "packed" if args.pack else "plain",
+        packing=_packing(args, device),
     )
     whole = sweep.join(args.output, asked, records)
     tasks = shard.part(every)
@@ -232,6 +233,16 @@ def _dtypes(args: argparse.Namespace, device: str | None) -> dict[str, str]:
         "decoder": args.decode_dtype or args.vae_dtype,
         "matmul": args.matmul_precision or "highest",
     }
+
+
+def _packing(args: argparse.Namespace, device: str | None) -> str | None:
+    """The forms of packed weights, as ``--pack`` takes them; None where no weight is packed."""
+    import torch
+
+    from vcut import loading
+
+    on_cpu = torch.device(device or loading.default_device()).type == "cpu"
+    return str(args.pack) if args.pack and on_cpu and not (args.compile or args.offload) else None
 
 
 def _bill(

@@ -8,10 +8,13 @@ import os
 import re
 from collections.abc import Collection
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from vcut.config import LARGEST, Mode
 from vcut.errors import ConfigError
+
+if TYPE_CHECKING:
+    from vcut.layers import Packing
 
 N = TypeVar("N", int, float)
 
@@ -143,6 +146,16 @@ def mode(text: str) -> Mode:
     if text.lower() not in modes:
         raise argparse.ArgumentTypeError(f"expected true, linear_cached or false, got {text!r}")
     return modes[text.lower()]
+
+
+def packing(text: str) -> Packing:
+    """The forms that weights are packed in."""
+    from vcut.layers import Packing
+
+    try:
+        return Packing.parse(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def device(name: str) -> str | None:

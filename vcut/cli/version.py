@@ -75,17 +75,14 @@ def _devices() -> Iterator[str]:
     """Lines about the processor and the other devices, as torch sees them."""
     import torch
 
-    from vcut.kernels import matrices, onednn, runtime
+    from vcut.kernels import onednn, runtime
+    from vcut.kernels.choice import Packing
 
     fast = [name for name in ("bfloat16", "float16") if not runtime.is_emulated(getattr(torch, name))]
     yield _line("processor", f"{_processor()}, {torch.backends.cpu.get_cpu_capability()}")
     yield _line("arithmetic", ", ".join(["float32", *fast]))
     packed = [name for name in ("float32", *fast) if onednn.packs(getattr(torch, name))]
-    forms = [
-        "matrices in blocks" if matrices.blocks_pay(torch.float32) else "matrices in float32 as they are",
-        "filters in blocks" if onednn.packs_filters(64) else "wide filters in float32 as matrices",
-    ]
-    says = "; ".join([", ".join(packed), *forms]) if packed else "none: this torch cannot pack"
+    says = f"{', '.join(packed)}: {Packing()}" if packed else "none: this torch cannot pack"
     yield _line("packed weights", says)
     yield _line(
         "threads", f"{torch.get_num_threads()}, and {torch.get_num_interop_threads()} between operations"

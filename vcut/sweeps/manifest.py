@@ -54,6 +54,8 @@ class Sweep:
     unet: str | None = None
     # weights that are packed where a CPU computes, plain ones, or a compiled UNet: the last bits depend on it too
     kernels: str = "packed"
+    # the forms of packed weights, as --pack takes them, of a process that computes on the CPU
+    packing: str | None = None
 
 
 @dataclass(frozen=True)

@@ -88,8 +88,8 @@ def join(out: Path, asked: Sweep, records: Sequence[Record]) -> Sweep:
     New settings, pictures and clips are added. What would mix two experiments in ``records`` is refused.
 
     Raises:
-        ConfigError: ``out`` holds files of no sweep; or clips of other weights, number types or seeds, of another
-            picture of the same name, or of a setting of the same name with other values.
+        ConfigError: ``out`` holds files of no sweep; or clips of other weights, number types, packed forms or seeds,
+            of another picture of the same name, or of a setting of the same name with other values.
     """
     old = manifest.read_sweep(out)
     for folder in (out / name for name in asked.settings):
@@ -114,11 +114,14 @@ def join(out: Path, asked: Sweep, records: Sequence[Record]) -> Sweep:
     if old is None:
         return asked
     if records:
-        common = ("dtypes", "threads", "enlarge", "kernels")
+        common = ["dtypes", "threads", "enlarge", "kernels"]
+        # a GPU packs nothing, and older sweeps do not say it
+        common += ["packing"] if old.packing and asked.packing else []
         _refuse_other(out, *({key: getattr(sweep, key) for key in common} for sweep in (old, asked)))
     return dataclasses.replace(
         asked,
         clips=max(old.clips, asked.clips),
+        packing=asked.packing or old.packing,
         settings={**old.settings, **asked.settings},
         images={**old.images, **asked.images},
     )
