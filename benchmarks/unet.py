@@ -6,10 +6,14 @@
     python -m benchmarks.unet --only avx2                           # the same, on a CPU held to AVX2
     python -m benchmarks.unet --only full_size --dtype float32      # the published size, to the end
     python -m benchmarks.unet --only compiled --clips 8x128x128     # plain, packed, torch.compile
+    python -m benchmarks.unet --only compiled --contenders packed packed:matrices=blocks    # one form or another
 
 A call takes both branches of guidance as one batch, or one branch as after the cut. vcut's calls are given a cached
 context, as in a run, where it is made once; diffusers projects the context in every call. *compiling* is the first
 call less a later one: compiled code holds for the shapes that it was made for, and packed weights cannot be compiled.
+*packed:FORMS* is packed as the command's ``--pack FORMS`` does it, *packed* in the forms of this CPU's instructions.
+All contenders lie in memory at once, for SVD-XT in float32 with up to 8.5 GiB of packed weights each.
+
 A contender that is measured alone is shown with the memory that ``vcut cost`` counts. That is counted in the parts of
 a GPU, which are larger than a CPU's.
 """
@@ -39,7 +43,7 @@ from benchmarks.harness.worker import CONTENDERS, Built
 from vcut.analysis.counting import build_unet, unet_call, unet_counts
 from vcut.analysis.memory import peak_bytes
 from vcut.config import PRESETS, SVDConfig, UNetConfig
-from vcut.layers import assembled, pack
+from vcut.layers import Packing, assembled, pack
 from vcut.unet import UNet, fold
 from weights_tools.checkpoint import open_checkpoint
 
@@ -68,7 +72,14 @@ CALLERS = {
     "one-branch": Caller(f"{FORMS['vcut']}, one branch", "vcut", "vcut", one_branch=True),
     **{way: Caller(f"vcut, {way}", "vcut", "lossless", way) for way in ("plain", "packed", *COMPILED)},
 }
-"""All contenders, by the names that ``--contenders`` takes."""
+"""Contenders by the names that ``--contenders`` takes; ``packed:FORMS`` is another."""
+
+
+def caller_named(name: str) -> Caller:
+    """The contender of this name."""
+    if name.startswith("packed:"):
+        return Caller(f"vcut, {name}", "vcut", "lossless", name)
+    return CALLERS[name]
 
 
 @dataclass(frozen=True)
@@ -76,7 +87,7 @@ class Settings:
     """A measurement: what is called, by whom, and how often.
 
     Attributes:
-        contenders: keys of :data:`CALLERS`; outputs are compared with the first one's.
+        contenders: names for :func:`caller_named`; outputs are compared with the first one's.
         clips: each frames x width x height, in pixels.
         emulated: the clip in a dtype that this CPU only emulates; empty leaves the dtype out.
         warm_up: ``same`` warms up with the call itself; ``small``, for long calls, with the smallest clip.
@@ -144,7 +155,7 @@ def _of_dtype(
 ) -> tuple[list[Row], list[str]]:
     """Rows and notes of one dtype: every contender on every clip."""
     config = configuration(settings.model)
-    callers = [CALLERS[name] for name in settings.contenders]
+    callers = [caller_named(name) for name in settings.contenders]
     turns = [
         Turn(clip, caller, _call(config, settings, clip, caller)) for clip in clips for caller in callers
     ]
@@ -297,9 +308,14 @@ def load(path: Path, config: SVDConfig) -> UNet:
 
 
 def _unets(trained: UNet, wanted: set[tuple[str, str]]) -> dict[tuple[str, str], UNet]:
-    """UNets by form and way. What they have in common is packed once."""
+    """UNets by form and way. What those of one way have in common is packed once."""
     unets = {(form, way): fold(trained, tca=PRESETS[form].tca, sca=PRESETS[form].sca) for form, way in wanted}
-    pack(*(unet for (_, way), unet in unets.items() if way == "packed"))
+    for packed in sorted({way for _, way in wanted if way.startswith("packed")}):
+        forms = packed.partition(":")[2]
+        pack(
+            *(unet for (_, way), unet in unets.items() if way == packed),
+            packing=Packing.parse(forms) if forms else None,
+        )
     for (form, way), unet in unets.items():
         if way == "compiled":
             unet.compile()

@@ -220,7 +220,8 @@ own, and they take turns: all warm up, then all run, round after round.
   1e-2 in float32 rows are then that setting's.
 
 vcut's weights are packed for the CPU before the clock starts (`vcut.layers.pack`, which the command calls once),
-unless the row says otherwise.
+unless the row says otherwise. The forms are those that `vcut --version --verbose` names; a contender such as
+`packed:matrices=blocks` has others, which the command's `--pack matrices=blocks` takes.
 
 The chapter *One call, held to AVX2* holds every process to it, by `ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
 MKL_ENABLE_INSTRUCTIONS=AVX2`. Its figures are from a CPU that has AVX2 alone. A CPU with AVX-512 that is held to AVX2

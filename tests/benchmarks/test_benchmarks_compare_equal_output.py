@@ -98,6 +98,14 @@ def test_compiled(tmp_path: Path) -> None:
     assert all(rows[label].details["compiling, s"] > 1 for label in compiled)
 
 
+@pytest.mark.slow
+def test_forms_of_packed_weights(tmp_path: Path) -> None:
+    ways = ("plain", "packed", "packed:matrices=blocks", "packed:filtering=none,upsampling=plain")
+    quick = dataclasses.replace(CHAPTERS["scaling"].quick, contenders=ways, clips=("1x64x64",))
+    rows = checked(command.run("scaling", quick, tmp_path), {f"vcut, {way}" for way in ways})
+    assert max(max(errors(row)) for row in rows.values()) < EXACT
+
+
 @pytest.mark.parity
 def test_loading(tmp_path: Path) -> None:
     rows = {row.contender: row for row in command.run("loading", CHAPTERS["loading"].quick, tmp_path).rows}
