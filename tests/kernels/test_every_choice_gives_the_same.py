@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -32,7 +33,7 @@ from vcut.layers import (
     packed_bytes,
     packing,
 )
-from vcut.layers.packing import Packed, WinogradConv, packing_of
+from vcut.layers.packing import FourConvolutions, Packed, WinogradConv, WinogradUpsampling, packing_of
 from vcut.loading import random_model
 from vcut.unet import UNet
 
@@ -80,7 +81,7 @@ def frozen(layer: nn.Module) -> nn.Module:
 @packs
 @torch.no_grad()
 def test_every_choice_of_every_layer(small: None) -> None:
-    met: set[type[nn.Module]] = set()
+    forms: dict[tuple[nn.Module, Packing], tuple[object, ...]] = {}
     for layer, width in LAYERS:
         plain = frozen(layer)
         channels = plain.get_parameter("weight").shape[1]
@@ -90,13 +91,24 @@ def test_every_choice_of_every_layer(small: None) -> None:
             network = nn.Sequential(copy.deepcopy(plain))
             told = packed_bytes(network, choice)
             pack(network, packing=choice)
-            met.add(type(network[0]))
+            weights = ((weight.shape, weight.is_mkldnn) for weight in network.parameters())
+            forms[layer, choice] = type(network[0]), *weights
             assert off(network(x), expected) < FLOAT32, (layer, choice)
             assert told == sum(weight.numel() * 4 for weight in network.parameters()), (layer, choice)
-    forms = {form for form in vars(packing).values() if isinstance(form, type) and issubclass(form, Packed)}
-    assert met == forms - {Packed} | {Conv, TemporalConv, UpsamplingConv}, (
+    kinds = {kind for kind in vars(packing).values() if isinstance(kind, type) and issubclass(kind, Packed)}
+    met = {kind for kind, *_ in forms.values()}
+    assert met == kinds - {Packed} | {Conv, TemporalConv, UpsamplingConv}, (
         "every form, and none where none pays"
     )
+    for name, values in VALUES.items():
+        for one, other in itertools.combinations(values, 2):
+            changed = any(
+                form != forms[layer, dataclasses.replace(choice, **{name: other})]  # type: ignore[arg-type]
+                for (layer, choice), form in forms.items()
+                if getattr(choice, name) == one
+            )
+            # by width is a tile of 4 for layers as small as these
+            assert changed != ({one, other} == {"width", "4"}), (name, one, other)
 
 
 def unet_call(unet: UNet) -> Tensor:
@@ -137,6 +149,15 @@ def test_the_tile_is_as_chosen(channels: int, filtering: Any, products: int | No
     assert len(layer.weight) == (products or (36 if channels == 640 else 16))
     x = torch.randn(1, 1, 6, 10, 128)
     assert off(layer(x), plain(x)) < FLOAT32
+
+
+@packs
+def test_upsampling_is_as_chosen() -> None:
+    wide = UpsamplingConv(128, 128).requires_grad_(False)
+    assert isinstance(packed(wide, packing=Packing(upsampling="filtered")), WinogradUpsampling)
+    assert isinstance(packed(wide, packing=Packing(upsampling="four")), FourConvolutions)
+    with pytest.raises(ConfigError, match="a UpsamplingConv cannot be packed here"):
+        packed(wide, packing=Packing(upsampling="plain"))
 
 
 @pytest.mark.parametrize(
