@@ -182,6 +182,20 @@ def test_the_forms_of_packed_weights_are_recorded(
     assert json.loads(Path("OUT/sweep.json").read_text())["packing"] == (packing and str(packing))
 
 
+def test_the_forms_are_those_that_the_sweep_began_with(
+    loaded: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = Packing(matrices="plain" if Packing().matrices == "blocks" else "blocks")
+    assert vcut_sweep("--pack", str(other), "--device", "cpu") == 0
+    assert "packed as" not in capsys.readouterr().err
+    assert vcut_sweep("--device", "cpu") == 0
+    says = f"note: packed as the sweep began, {other}; faster here may be {Packing()}"
+    assert says in capsys.readouterr().err
+    assert json.loads(Path("OUT/sweep.json").read_text())["packing"] == str(other)
+    assert vcut_sweep("--pack", str(Packing()), "--device", "cpu") == 2
+    assert "its packing is" in capsys.readouterr().err
+
+
 def test_settings_far_beyond_the_model_are_noted_once(
     loaded: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -60,8 +60,6 @@ def source(args: argparse.Namespace, model: str | Found = "") -> dict[str, Any]:
 
 def add_speed(parser: argparse.ArgumentParser) -> None:
     """Add where and how the model runs: what :func:`load` takes, and settings that cost speed or memory."""
-    from vcut.layers import Packing
-
     group = parser.add_argument_group("speed and memory")
     options.add_device(group)
     group.add_argument(
@@ -91,15 +89,14 @@ def add_speed(parser: argparse.ArgumentParser) -> None:
     forms.add_argument(
         "--pack",
         type=values.packing,
-        default=Packing(),
+        default=True,
         metavar="FORMS",
         help="on a CPU, the forms that the weights are packed in, such as matrices=blocks,filtering=2: equal output "
         "to rounding (default, also of what is not said: what is fastest here; vcut --version --verbose tells it)",
     )
     forms.add_argument(
         "--no-pack",
-        action="store_const",
-        const=None,
+        action="store_false",
         dest="pack",
         help="on a CPU, take the weights as the file has them: less memory, equal output to rounding, slower",
     )
@@ -138,6 +135,7 @@ def within_memory(args: argparse.Namespace, config: SVDConfig, run: Run, device:
 
     from vcut.analysis.fit import Way, fit
     from vcut.kernels.runtime import is_emulated
+    from vcut.layers import Packing
     from vcut.loading import default_device, default_dtype
 
     place = torch.device(device or default_device())
@@ -154,13 +152,14 @@ def within_memory(args: argparse.Namespace, config: SVDConfig, run: Run, device:
     free = args.dtype == "auto"
     half = torch.bfloat16 if free and place.type == "cpu" and not is_emulated(torch.bfloat16) else None
     elsewhere = place.type != "cpu"  # a CPU has no other place to keep networks at
+    packing = Packing() if args.pack is True else args.pack or None
     asked = Way(
         args.offload and elsewhere,
         run.settings.sequential,
         default_dtype(place) if free else getattr(torch, args.dtype),
         getattr(torch, args.decode_dtype or args.vae_dtype),
         run.settings.decode_chunk,
-        packing=None if elsewhere or args.compile or args.offload else args.pack,
+        packing=None if elsewhere or args.compile or args.offload else packing,
     )
     form = dataclasses.replace(config.unet, tca=run.preset.tca, sca=run.preset.sca)
     whole = dataclasses.replace(config, unet=form)
@@ -175,7 +174,7 @@ def within_memory(args: argparse.Namespace, config: SVDConfig, run: Run, device:
         lines.warn(f"note: {fault}, if it fails")
     elif not args.quiet:
         lines.say(f"memory   {there}: {way.differs(asked)}")
-    args.offload, args.pack = args.offload or way.offload, way.packing
+    args.offload, args.pack = args.offload or way.offload, way.packing or False
     args.dtype, args.decode_dtype = (str(t).removeprefix("torch.") for t in (way.dtype, way.decode_dtype))
     settings = run.settings.replace(sequential=way.sequential, decode_chunk=way.decode_chunk)
     return dataclasses.replace(run, settings=settings)
@@ -208,7 +207,7 @@ def load(
         vae_dtype=getattr(torch, args.vae_dtype),
         decode_dtype=None if args.decode_dtype is None else getattr(torch, args.decode_dtype),
         offload=args.offload,
-        pack=False if args.compile else args.pack or False,
+        pack=False if args.compile else args.pack,
         **source(args, model),
     )
     if args.compile:

@@ -11,7 +11,7 @@ import platform
 import statistics
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from vcut.cli import lines, models, options, values
 from vcut.config import PRESETS, Preset
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from vcut.analysis.text_table import Table
     from vcut.config import SVDConfig
+    from vcut.layers import Packing
     from vcut.loading import Found
     from vcut.sweeps.clip import Maker
     from vcut.sweeps.manifest import Key, Record, Sweep
@@ -105,6 +106,8 @@ def _make(
     on_gpu = bool(cluster and cluster.gpus and args.device != "cpu")
     device = "cuda" if on_gpu else _own_device(models.device(args))
     records, old = manifest.read(args.output), manifest.read_sweep(args.output)
+    kernels = "compiled" if args.compile else "packed" if args.pack else "plain"
+    args.pack = _packing(args, device, old)
     if args.dry_run:
         # no weight is read: they are taken for those of the folder
         weights = records[0].weights_sha256 if records else ""
@@ -121,8 +124,8 @@ def _make(
         enlarge=args.enlarge,
         settings={setting.name: setting.to_dict() for setting in settings},
         images={picture.name: str(picture.path) for picture in pictures},
-        kernels="compiled" if args.compile else "packed" if args.pack else "plain",
-        packing=_packing(args, device),
+        kernels=kernels,
+        packing=str(args.pack) if args.pack else None,
     )
     whole = sweep.join(args.output, asked, records)
     tasks = shard.part(every)
@@ -235,14 +238,22 @@ def _dtypes(args: argparse.Namespace, device: str | None) -> dict[str, str]:
     }
 
 
-def _packing(args: argparse.Namespace, device: str | None) -> str | None:
-    """The forms of packed weights, as ``--pack`` takes them; None where no weight is packed."""
+def _packing(args: argparse.Namespace, device: str | None, old: Sweep | None) -> Packing | Literal[False]:
+    """The forms of ``--pack``, else those that the sweep began with, else this CPU's; False if nothing is packed."""
     import torch
 
     from vcut import loading
+    from vcut.layers import Packing
 
     on_cpu = torch.device(device or loading.default_device()).type == "cpu"
-    return str(args.pack) if args.pack and on_cpu and not (args.compile or args.offload) else None
+    if not args.pack or not on_cpu or args.compile or args.offload:
+        return False
+    if isinstance(args.pack, Packing):
+        return args.pack
+    packing = own = Packing()
+    if old and old.packing and (packing := Packing.parse(old.packing)) != own:
+        lines.warn(f"note: packed as the sweep began, {packing}; faster here may be {own}")
+    return packing
 
 
 def _bill(
