@@ -161,7 +161,6 @@ def with_unet(base: Checkpoint, other: Checkpoint) -> Checkpoint:
     return replace(
         base,
         parts={part: parts[part] for part in PARTS if part in parts},
-        unknown={**base.unknown, **other.unknown},
         configs={**base.configs, "unet": {**network_file("unet", unet), "num_frames": frames}},
         metadata={**base.metadata, "config": json.dumps(whole)} if whole else base.metadata,
     )
@@ -349,15 +348,9 @@ _SAMPLING = {
     "use_karras_sigmas": True,
 }
 
-# What it means if its config.json does not say it: transformers leaves out what has the default of its class.
-_UNSAID: dict[Part, dict[str, Any]] = {
-    "clip": {
-        "hidden_act": "quick_gelu",
-        "layer_norm_eps": 1e-05,
-        "num_attention_heads": 12,
-        "num_channels": 3,
-    }
-}
+# What it means if its config.json does not say it: transformers leaves out what has the default of its class. The
+# other defaults are what vcut computes with, or are told by the tensors.
+_UNSAID: dict[Part, dict[str, Any]] = {"clip": {"hidden_act": "quick_gelu", "num_attention_heads": 12}}
 
 # Of these a config.json may say anything: names, sizes of examples, ways to compute.
 _FREE = ("_class_name", "architectures", "model_type", "sample_size", "force_upcast")

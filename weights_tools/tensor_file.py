@@ -94,9 +94,8 @@ def read_header(path: Path) -> Header:
     try:
         data = json.loads(text.decode(), object_pairs_hook=_without_doubles)
         metadata = data.pop("__metadata__", None) or {}
-        if not all(isinstance(value, str) for value in metadata.values()):
-            raise TypeError("metadata")
-        "".join((*data, *metadata, *metadata.values())).encode()  # lone surrogates, which are no text
+        # an error for values that are no text, and for lone surrogates
+        "".join((*data, *metadata, *metadata.values())).encode()
         entries = {key: _Entry.of(said) for key, said in data.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged (its header is not readable): download it again") from error
