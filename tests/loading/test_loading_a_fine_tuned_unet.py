@@ -11,6 +11,7 @@ import pytest
 import torch
 from micro import MICRO, micro
 from model_files import write
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -140,6 +141,18 @@ def test_every_fault_is_listed_under_the_file_of_the_unet(tmp_path: Path, folder
     whole = {**tensors, **of_layout("diffusers", "unet.")}
     path = file(tmp_path / "whole.safetensors", whole)
     is_tuned(vcut.load(folder / "vcut.safetensors", unet=path, preset="baseline", ignore_unknown=True))
+
+
+def test_unknown_tensors_of_the_base_are_faults_too(tmp_path: Path, folder: Path) -> None:
+    path = tmp_path / "tuned.safetensors"  # it says its heads: of the base's UNet nothing is asked
+    vcut.save(random_model(MICRO, preset="baseline", seed=5).unet, path)
+    with safe_open(folder / "vcut.safetensors", "pt") as whole:
+        metadata = whole.metadata()
+    base = tmp_path / "base.safetensors"
+    save(base, {**load_file(folder / "vcut.safetensors"), "stray": torch.zeros(2)}, metadata)
+    with pytest.raises(CheckpointError, match="stray: expected no tensor of this name"):
+        vcut.load(base, unet=path)
+    is_tuned(vcut.load(base, unet=path, preset="baseline", ignore_unknown=True))
 
 
 def test_a_context_that_the_bases_clip_does_not_make(tmp_path: Path, folder: Path) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from micro import MICRO, micro
 from model_files import write
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import vcut
 import vcut.loading
@@ -66,12 +69,29 @@ def test_a_folded_file_cannot_be_unfolded(folder: Path) -> None:
     same(vcut.load(folded, preset="vcut"), micro())
     with pytest.raises(ConfigError, match=r"tca='linear_cached' cannot become tca=True.*--preset lossless"):
         vcut.load(folded, preset="baseline")
+    cut = folder / "cut.safetensors"
+    write(micro("vcut"), cut)
+    with pytest.raises(ConfigError, match=r"tca=False cannot become tca='linear_cached'.*take preset vcut"):
+        vcut.load(cut, preset="lossless")
 
 
 @pytest.mark.parametrize("name", ["w.SAFETENSORS", "0" * 64, "weights", "w.safetensors.part"])
 def test_a_file_of_weights_may_have_any_name(folder: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes((folder / "mine.safetensors").read_bytes())
     assert vcut.loading.find(str(tmp_path / name)).config == CONFIG
+
+
+@pytest.mark.parametrize("load", [vcut.load, vcut.load_unet, vcut.loading.load_clip])
+def test_tensors_of_unknown_names_are_passed_over_when_asked(
+    folder: Path, tmp_path: Path, load: Callable[..., object]
+) -> None:
+    path = tmp_path / "stray.safetensors"
+    with safe_open(folder / "mine.safetensors", "pt") as file:
+        metadata = file.metadata()
+    save_file({**load_file(folder / "mine.safetensors"), "stray": torch.zeros(2)}, path, metadata)
+    with pytest.raises(CheckpointError, match="stray: expected no tensor of this name"):
+        load(path)
+    assert load(path, ignore_unknown=True)
 
 
 @pytest.mark.parametrize("name", ["mine.safetensors", "sgm.safetensors", "diffusers", "tiny"])

@@ -69,9 +69,14 @@ def test_what_cannot_be_saved_is_refused_and_nothing_is_written(tmp_path: Path) 
         (None, "a.safetensors", "got NoneType"),
         (micro().unet.to("meta"), "a.safetensors", "meta device: there are none to save"),
     ]
+    partly = micro()
+    partly.vae.to("meta")
+    cases.append((partly, "a.safetensors", "meta device: there are none to save"))
     packed = micro()
     if pack(packed.vae):
         cases.append((packed, "a.safetensors", "load the model without pack=True to save it"))
+    with pytest.raises(ConfigError, match="path must be a str or PathLike, got int"):
+        vcut.save(model, 3)  # type: ignore[arg-type]
     for given, name, says in cases:
         with pytest.raises(ConfigError, match=says):
             vcut.save(given, tmp_path / name)

@@ -14,6 +14,7 @@ from vcut.errors import NotFiniteError
 from vcut.layers import Packing, pack
 from vcut.pipeline import Pipeline
 from weights_tools.cli import main as weights
+from weights_tools.tensor_file import save
 
 PICTURE = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -26,10 +27,28 @@ def damaged(part: str, name: str, value: float) -> Pipeline:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-@pytest.mark.parametrize(("part", "name"), [("unet", "conv_in.weight"), ("vae", "decoder.conv_in.weight")])
-def test_the_tensor_is_named(part: str, name: str, value: float) -> None:
-    with pytest.raises(NotFiniteError, match=rf"weights hold NaN or infinity in {part}\.{name}"):
+@pytest.mark.parametrize(
+    ("part", "name", "seen"),
+    [
+        ("unet", "conv_in.weight", "NaN or infinity in the latents after step 1"),
+        ("vae", "decoder.conv_in.weight", "the decoded frames hold NaN or infinity"),
+    ],
+)
+def test_the_tensor_is_named(part: str, name: str, seen: str, value: float) -> None:
+    with pytest.raises(NotFiniteError, match=rf"{seen}.*weights hold NaN or infinity in {part}\.{name}:"):
         damaged(part, name, value).generate(PICTURE, steps=1)
+
+
+def test_three_tensors_are_named_and_the_others_counted() -> None:
+    pipe = micro()
+    with torch.no_grad():
+        for parameter in pipe.unet.mid.parameters():
+            parameter.fill_(math.nan)
+    count = len(list(pipe.unet.mid.parameters()))
+    with pytest.raises(
+        NotFiniteError, match=rf"in (unet\.mid\.[\w.]+, ){{2}}unet\.mid\.[\w.]+ and {count - 3} more:"
+    ):
+        pipe.generate(PICTURE, steps=1)
 
 
 def test_packed_weights_are_not_looked_into() -> None:
@@ -53,3 +72,13 @@ def test_inspect_reads_every_number_when_it_is_asked_to(
     assert weights(["inspect", str(tmp_path / "bad.safetensors")]) == 0
     assert weights(["inspect", str(tmp_path / "bad.safetensors"), "--deep"]) == 1
     assert "fault: vae.decoder.conv_in.weight holds NaN or infinity" in capsys.readouterr().out
+
+
+def test_inspect_cuts_the_long_names_of_such_tensors(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = dict(micro("baseline").unet.state_dict(prefix="unet."))
+    state["unet." + "x" * 1000] = torch.tensor([math.inf])
+    save(tmp_path / "long.safetensors", state, {})
+    assert weights(["inspect", str(tmp_path / "long.safetensors"), "--deep"]) == 1
+    assert f"fault: unet.{'x' * 195}... holds NaN or infinity" in capsys.readouterr().out

@@ -23,6 +23,8 @@ WHOLE = save(to_layout(random_state(TINY["clip"]), "clip", "diffusers"))
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab\nsize 9559625980\n"
 HTML = b"<!DOCTYPE html>\n<html><title>Log in</title></html>"
 
+NOT_READABLE = r"is damaged \(its header is not readable\)"
+
 
 def header(content: object) -> bytes:
     text = json.dumps(content).encode()
@@ -39,8 +41,11 @@ def test_a_pickle_is_refused_by_name(tmp_path: Path, suffix: str) -> None:
 
 def test_a_pickle_under_another_name_is_not_opened_either(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(3)}, tmp_path / "zip.safetensors")
-    (tmp_path / "plain.safetensors").write_bytes(pickle.dumps({"a": list(range(1000))}, protocol=4))
-    for name in ("zip", "plain"):
+    protocols = range(2, 6)
+    for protocol in protocols:
+        content = pickle.dumps({"a": list(range(1000))}, protocol=protocol)
+        (tmp_path / f"plain{protocol}.safetensors").write_bytes(content)
+    for name in ("zip", *(f"plain{protocol}" for protocol in protocols)):
         with pytest.raises(CheckpointError, match=rf"{name}\.safetensors is a pickle \(.*run any program"):
             open_checkpoint(tmp_path / f"{name}.safetensors")
 
@@ -55,17 +60,23 @@ def test_a_pickle_under_another_name_is_not_opened_either(tmp_path: Path) -> Non
         (WHOLE[:5], "is not a .safetensors file"),
         (WHOLE[:300], r"is cut short: 300 bytes .* the download is incomplete"),
         (WHOLE[:-1000], rf"is cut short: {len(WHOLE) - 1000:,} bytes where {len(WHOLE):,} were expected"),
-        (WHOLE + b"more", "is damaged"),
+        (WHOLE + b"more", rf"is damaged: {len(WHOLE) + 4:,} bytes where {len(WHOLE):,} were expected"),
         (WHOLE[:8] + b"x" * (len(WHOLE) - 8), "is damaged"),
         (b"GIF89a;;;;;;;;;;", "is not a .safetensors file"),
         (header({}), "holds no tensors"),
         (header({"a": {"dtype": "F32", "shape": [2]}}), "is damaged"),
-        (header([1, 2]), "is damaged"),
+        (header([1, 2]), NOT_READABLE),
+        (header("text"), NOT_READABLE),
+        ((100_000).to_bytes(8, "little") + b"[" * 100_000, NOT_READABLE),
         *(
-            (header({"a": {"dtype": "U8", "shape": shape, "data_offsets": [0, 0]}}), "is damaged")
-            for shape in ("00", 0, None, ["0"], [0, -1], [0.0], [False], [[0]], {"0": 0}, [10**30])
+            (header({"a": {"dtype": "U8", "shape": shape, "data_offsets": [0, 0]}}), NOT_READABLE)
+            for shape in ("", "00", {}, 0, None, ["0"], [0, -1], [0.0], [False], [[0]], {"0": 0}, [10**30])
         ),
-        (header({"a": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0, 0]}}), "is damaged"),
+        (header({"a": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0, 0]}}), NOT_READABLE),
+        (
+            header({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 0]}}),
+            r"is damaged \(a has 0 bytes for F32 \[2\]\)",
+        ),
         (
             header({"__metadata__": [], "a": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}}),
             "is damaged",
@@ -77,6 +88,10 @@ def test_a_pickle_under_another_name_is_not_opened_either(tmp_path: Path) -> Non
         (
             save({"model.weight": torch.zeros(3)}),
             "is no Stable Video Diffusion checkpoint: its tensors are model.weight",
+        ),
+        (
+            save({f"{i}{'x' * 1000}": torch.zeros(3) for i in range(9)}),
+            r"its tensors are 0x{199}\.\.\., 1x{199}\.\.\., 2x{199}\.\.\., \.\.\.$",
         ),
     ],
 )

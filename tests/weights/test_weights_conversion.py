@@ -15,11 +15,19 @@ from safetensors.torch import load_file
 from torch import Tensor
 from weights_samples import IMAGE_DECODER, TINY, random_model, read, sgm_file
 
+import weights_tools.checkpoint
 import weights_tools.tensor_file
 from vcut.clip.preprocess import MEAN, STD
 from vcut.config import SVDConfig
 from weights_tools.checkpoint import FOLDERS, SCHEDULER, open_checkpoint
-from weights_tools.configs import Hints, configuration, guess_name
+from weights_tools.configs import (
+    Hints,
+    clip_configuration,
+    configuration,
+    diffusers_files,
+    guess_name,
+    unet_configuration,
+)
 from weights_tools.convert import convert
 from weights_tools.errors import CheckpointError, ConfigError, OutputExistsError, VcutError
 from weights_tools.fold import fold
@@ -338,7 +346,10 @@ def test_what_a_vcut_file_says_survives_an_export(
         ("unet/config.json", {"num_attention_heads": "two"}, CheckpointError, "expected a number or 3"),
         ("unet/config.json", {"num_frames": "many"}, CheckpointError, "num_frames = 'many', expected"),
         ("image_encoder/config.json", {"num_attention_heads": [4]}, CheckpointError, "expected a positive"),
+        # 12 is what transformers leaves out
+        ("image_encoder/config.json", {"hidden_act": "gelu"}, CheckpointError, "do not divide into 12 heads"),
         ("vae/config.json", {"scaling_factor": "1"}, CheckpointError, "scaling_factor = '1', expected"),
+        ("vae/config.json", {"scaling_factor": 0}, CheckpointError, "scaling_factor = 0, expected"),
         ("vae/config.json", {"norm_num_groups": 16}, CheckpointError, "norm_num_groups = 16, expected 32"),
         (
             "vcut.json",
@@ -358,25 +369,51 @@ def test_an_ill_formed_configuration_of_a_folder_is_one_line(
     assert "\n" not in str(caught.value)
 
 
+def test_a_configuration_of_absurd_length_is_not_read(
+    exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights_tools.checkpoint, "LARGEST_HEADER", 10)
+    with pytest.raises(CheckpointError, match=r"config\.json is not readable JSON: too large"):
+        open_checkpoint(exported)
+
+
 @pytest.mark.parametrize(
     ("part", "field", "value"),
     [
         ("image_encoder", "hidden_act", "quick_gelu"),
         ("image_encoder", "hidden_act", None),
         ("image_encoder", "layer_norm_eps", 1e-6),
+        ("image_encoder", "hidden_size", 128),
+        ("image_encoder", "image_size", 112),
+        ("image_encoder", "intermediate_size", 64),
         ("image_encoder", "patch_size", 28),
         ("image_encoder", "num_hidden_layers", 3),
         ("image_encoder", "projection_dim", 64),
         ("image_encoder", "num_channels", 4),
+        ("unet", "in_channels", 9),
+        ("unet", "out_channels", 8),
+        ("unet", "block_out_channels", [32, 64, 64]),
+        ("unet", "addition_time_embed_dim", 64),
+        ("unet", "norm_num_groups", 16),
         ("unet", "layers_per_block", 2),
         ("unet", "cross_attention_dim", 64),
         ("unet", "down_block_types", ["DownBlockSpatioTemporal"] * 3),
+        ("unet", "up_block_types", ["UpBlockSpatioTemporal"] * 3),
         ("unet", "transformer_layers_per_block", [1, 1, 2]),
         ("unet", "projection_class_embeddings_input_dim", 48),
+        ("vae", "in_channels", 1),
+        ("vae", "out_channels", 4),
+        ("vae", "block_out_channels", [32, 64, 64]),
+        ("vae", "down_block_types", ["AttnDownEncoderBlock2D"] * 3),
+        ("vae", "layers_per_block", 1),
+        ("vae", "mid_block_add_attention", False),
+        ("vae", "use_quant_conv", False),
+        ("vae", "use_post_quant_conv", False),
         ("vae", "latent_channels", 8),
         ("vae", "act_fn", "relu"),
         ("vae", "shift_factor", 0.1),
         ("vae", "latents_mean", [0.0] * 4),
+        ("vae", "latents_std", [1.0] * 4),
         ("scheduler", "prediction_type", "epsilon"),
         ("scheduler", "sigma_max", 80.0),
         ("scheduler", "sigma_min", 0.03),
@@ -394,21 +431,23 @@ def test_a_field_that_vcut_does_not_follow_is_refused_by_name(
     if value is None:  # transformers leaves out what has its class's default, which is quick_gelu
         del config[field]
     file.write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match=f"config.json has {field} = "):
-        configuration(open_checkpoint(tmp_path / "out"), HINTS)
+    alone = {"unet": unet_configuration, "image_encoder": clip_configuration}
+    for judge in (configuration, alone.get(part, configuration)):
+        with pytest.raises(CheckpointError, match=f"config.json has {field} = "):
+            judge(open_checkpoint(tmp_path / "out"), HINTS)
 
 
 def test_fields_said_once_for_all_levels_and_unknown_ones_are_taken(exported: Path, tmp_path: Path) -> None:
     shutil.copytree(exported, tmp_path / "out")
     file = tmp_path / "out" / "unet" / "config.json"
     config = json.loads(file.read_text())
-    config |= {"layers_per_block": [1, 1, 1], "sample_size": 7, "_name_or_path": "x", "zzz": 3}
+    config |= {"num_attention_heads": 1, "sample_size": 7, "_name_or_path": "x", "zzz": 3}
     config["norm_num_groups"] = 32  # as all UNets of this kind have it, whether they say it or not
-    config["layers_per_block"] = 1
     file.write_text(json.dumps(config))
     scheduler = {"_class_name": "HeunDiscreteScheduler", "sigma_max": 700, "interpolation_type": "log_linear"}
     (tmp_path / "out" / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
-    assert configuration(open_checkpoint(tmp_path / "out"), HINTS)["unet"]["layers"] == 1
+    levels = configuration(open_checkpoint(tmp_path / "out"), HINTS)["unet"]["levels"]
+    assert [level["heads"] for level in levels] == [1, 1, 1]
 
 
 @pytest.mark.parametrize("layers", [1, 3])
@@ -419,6 +458,26 @@ def test_a_vae_that_diffusers_cannot_hold_is_not_written_for_it(tmp_path: Path, 
     with pytest.raises(ConfigError, match=f"this vae has {layers} layers"):
         convert(tmp_path / "svd.safetensors", tmp_path / "out", "diffusers", hints=HINTS)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_vae_of_pictures_has_any_number_of_layers_of_one_kind(tmp_path: Path) -> None:
+    model = dict(IMAGE_DECODER)
+    model["vae"] = dataclasses.replace(IMAGE_DECODER["vae"], layers=1)  # type: ignore[type-var]
+    save(tmp_path / "svd.safetensors", sgm_file(random_model(model)), {})
+    convert(tmp_path / "svd.safetensors", tmp_path / "out", "diffusers", hints=HINTS)
+    assert configuration(open_checkpoint(tmp_path / "out"))["vae"]["layers"] == 1
+    file = tmp_path / "out" / "vae" / "config.json"
+    file.write_text(file.read_text().replace('"UpDecoderBlock2D"', '"AttnUpDecoderBlock2D"'))
+    with pytest.raises(CheckpointError, match=r"config\.json has up_block_types = "):
+        configuration(open_checkpoint(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("part", ["unet", "vae"])
+def test_norm_groups_that_diffusers_has_not_are_not_written_for_it(exported: Path, part: str) -> None:
+    config = configuration(open_checkpoint(exported), HINTS)
+    config[part]["norm_groups"] = 16
+    with pytest.raises(ConfigError, match=r"this model has .*16 in the"):
+        diffusers_files(config)
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, RuntimeError])

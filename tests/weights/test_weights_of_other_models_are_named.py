@@ -11,6 +11,8 @@ from weights_samples import random_model, sgm_file
 
 from weights_tools.checkpoint import open_checkpoint
 from weights_tools.errors import CheckpointError
+from weights_tools.families import family
+from weights_tools.layouts import Shape
 from weights_tools.remap import to_layout
 
 OTHERS = {
@@ -48,6 +50,23 @@ def test_a_unet_of_pictures_is_told_by_the_width_of_its_text(tmp_path: Path, wid
     save_file({key: torch.zeros(320, width), "conv_in.bias": torch.zeros(320)}, tmp_path / "unet.safetensors")
     with pytest.raises(CheckpointError, match=rf"a UNet of pictures \(Stable Diffusion {name}\)"):
         open_checkpoint(tmp_path / "unet.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("shape", "other"),
+    [
+        ((320, 768), {"down_blocks.0.time_stack.0.weight": (4,)}),
+        ((320, 768), {"down_blocks.0.temporal_transformer_blocks.0.weight": (4,)}),
+        ((320, 768), {"down_blocks.0.temporal.0.weight": (4,)}),
+        ((320, 768), {"up_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight": (320, 1024)}),
+        ((320,), {}),
+    ],
+)
+def test_what_may_be_no_unet_of_pictures_is_not_called_one(shape: Shape, other: dict[str, Shape]) -> None:
+    """It has layers over time, two widths of its text, or no matrix where one should be."""
+    assert (
+        family({"down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight": shape, **other}) is None
+    )
 
 
 def test_our_own_files_are_of_no_other_family(tmp_path: Path) -> None:

@@ -65,6 +65,25 @@ def test_unknown_tensors_are_listed_and_can_be_passed_over_all_the_same(
     assert open_checkpoint(tmp_path / "out.safetensors").faults == ()
 
 
+@pytest.mark.parametrize("place", ["", "unet"])
+def test_unknown_tensors_of_a_folder_can_be_passed_over(tmp_path: Path, place: str) -> None:
+    """The folder of a whole model, and that of one network."""
+    (tmp_path / "unet").mkdir()
+    state = to_layout(MODEL["unet"], "unet", "diffusers")
+    save_file({**state, "stray": torch.zeros(2)}, tmp_path / "unet" / "diffusion_pytorch_model.safetensors")
+    with pytest.raises(CheckpointError, match="stray: expected no tensor of this name"):
+        read(tmp_path / place, "unet")
+    assert open_checkpoint(tmp_path / place, ignore_unknown=True).read("unet").keys() == MODEL["unet"].keys()
+
+
+def test_what_is_a_leftover_in_an_sgm_file_is_unknown_in_others(tmp_path: Path) -> None:
+    unet = {f"unet.{name}": tensor for name, tensor in MODEL["unet"].items()}
+    save_file({**unet, "betas": torch.zeros(2)}, tmp_path / "mine.safetensors")
+    assert open_checkpoint(tmp_path / "mine.safetensors").faults == (
+        "betas: expected no tensor of this name, found [2]",
+    )
+
+
 def test_what_is_passed_over_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "svd.safetensors"
     save_file({**sgm_file(MODEL), "stray": torch.zeros(2), "betas2": torch.zeros(2)}, path)

@@ -229,6 +229,12 @@ def test_a_tensor_that_is_not_what_was_promised_is_not_written(tmp_path: Path) -
             weights_tools.tensor_file.write(tmp_path / "a.safetensors", promised, {"a": tensor}, {})
 
 
+def test_a_dtype_that_the_format_lacks_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"a: torch\.complex64 cannot be stored"):
+        save(tmp_path / "a.safetensors", {"a": torch.zeros(1, dtype=torch.complex64)}, {})
+    assert not list(tmp_path.iterdir())
+
+
 def test_writing_tells_how_far_it_is(tmp_path: Path) -> None:
     tensors = {"a": torch.ones(2), "b": torch.ones(3)}
     told: list[tuple[int, int]] = []
@@ -282,3 +288,10 @@ def test_the_largest_number_of_a_dtype_is_finite_and_nan_is_not(dtype: torch.dty
     numbers = torch.tensor([0.0, torch.finfo(dtype).max], dtype=torch.float64).to(dtype)
     assert is_finite(numbers)
     assert not is_finite(torch.tensor([0.0, float("nan")]).to(dtype))
+
+
+def test_a_large_tensor_is_looked_at_to_its_end() -> None:
+    numbers = torch.zeros((1 << 24) + 1, dtype=torch.float16)
+    assert is_finite(numbers)
+    numbers[-1] = float("inf")
+    assert not is_finite(numbers)
