@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from vcut import media
-from vcut.errors import ConfigError
+from vcut.errors import ConfigError, OutputExistsError
 from vcut.media import images
 
 
@@ -76,6 +76,12 @@ def test_gif_frames_alternate_around_a_rate_that_ticks_do_not_divide(tmp_path: P
             times.append(image.info["duration"])
     assert set(times) == {140, 150}
     assert sum(times) == round(9 / 7 * 100) * 10
+
+
+@pytest.mark.parametrize("name", ["clip.gif", "clip.webp"])
+def test_a_moving_picture_is_shown_for_ever(tmp_path: Path, name: str) -> None:
+    with Image.open(media.write(moving(2), tmp_path / name)) as image:
+        assert image.info["loop"] == 0
 
 
 def test_mp4_plays_in_browsers(tmp_path: Path) -> None:
@@ -155,6 +161,8 @@ def test_a_contact_sheet_shows_the_frames_in_reading_order(tmp_path: Path) -> No
         top, left = i // 3 * 52, i % 3 * 68
         torch.testing.assert_close(sheet[:, top : top + 48, left : left + 64], frame, atol=0.51 / 255, rtol=0)
     assert (sheet[:, 52:, 136:] == 1).all()
+    with pytest.raises(OutputExistsError, match="exists already"):
+        media.contact_sheet(frames, path)
 
 
 @pytest.mark.parametrize(

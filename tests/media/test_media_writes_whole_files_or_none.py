@@ -27,6 +27,8 @@ def test_an_existing_output_is_refused_and_replaced_only_when_asked(tmp_path: Pa
     with pytest.raises(OutputExistsError, match="exists already"):
         media.write(FRAMES[:2], path)
     torch.testing.assert_close(media.read(path)[0], before, atol=0, rtol=0)
+    with pytest.raises(OutputExistsError, match="exists already"):
+        media.check_place(path)
     media.write(FRAMES[:2], path, overwrite=True)
     assert len(media.read(path)[0]) == 2
     assert list(tmp_path.iterdir()) == [path]
