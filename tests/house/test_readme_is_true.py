@@ -35,6 +35,7 @@ def test_the_first_example_in_python_runs_as_it_stands(
     assert media.read(tmp_path / "disc.gif")[0].shape == (14, 3, 256, 256)
 
 
+@pytest.mark.slow
 def test_the_first_command_writes_a_clip_that_decodes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,9 +43,6 @@ FLOAT32 = 1e-5
 """The largest difference over the largest value that other orders of summation explain."""
 
 EVERY = [Packing(*values) for values in itertools.product(*VALUES.values())]
-SINGLE = list(dict.fromkeys(Packing.parse(f"{name}={value}") for name in VALUES for value in VALUES[name]))
-"""Every value of every field, the other fields as this CPU has them."""
-
 LAYERS: tuple[tuple[nn.Module, int], ...] = (
     (nn.Linear(24, 40), 7),
     (GEGLU(24, 40), 7),
@@ -118,13 +115,13 @@ def unet_call(unet: UNet) -> Tensor:
 
 
 @packs
-@pytest.mark.parametrize("choices", [SINGLE, pytest.param(EVERY, marks=pytest.mark.slow)], ids=["one", "all"])
+@pytest.mark.slow
 @torch.no_grad()
-def test_every_choice_of_a_network(choices: list[Packing], small: None) -> None:
+def test_every_choice_of_a_network(small: None) -> None:
     plain = random_model(SMALL, preset="lossless").unet
     expected = unet_call(plain)
     outputs = {}
-    for choice in choices:
+    for choice in EVERY:
         unet = copy.deepcopy(plain)
         assert pack(unet, packing=choice)
         assert packing_of(unet) == choice

@@ -26,7 +26,9 @@ def pipe() -> Pipeline:
     return micro("lossless", dtype=torch.float64, vae_dtype=torch.float64)
 
 
-@pytest.mark.parametrize("churn", [None, Churn(s_churn=2.0)], ids=["deterministic", "churn"])
+@pytest.mark.parametrize(
+    "churn", [None, pytest.param(Churn(s_churn=2.0), marks=pytest.mark.slow)], ids=["deterministic", "churn"]
+)
 def test_k_images_with_m_clips_equal_the_single_runs(pipe: Pipeline, churn: Churn | None) -> None:
     """Images of different content and shape; conditioning rows in the order [a, a, b, b] throughout."""
     images = [picture(1), picture(2, 80, 48), picture(3)]
