@@ -360,6 +360,7 @@ def test_the_bar_stops_with_the_run(capsys: pytest.CaptureFixture[str]) -> None:
         (lambda a: a | {"sigmas": karras_sigmas(24)}, "24 sigmas .* plan of 25 steps"),
         (lambda a: a | {"sigmas": [1.0, 2.0]}, "fall strictly"),
         (lambda a: a | {"plan": ()}, "plan of 0 steps"),
+        (lambda a: a | {"noise": [[0.5]]}, "noise must be a Tensor"),
         (lambda a: a | {"noise": torch.randn(3)}, r"noise \[b, f, ...\]"),
         (lambda a: a | {"noise": torch.zeros(2, 0, 4)}, r"noise \[b, f, ...\]"),
         (lambda a: a | {"noise": torch.ones(2, 3, dtype=torch.long)}, "floating-point"),
@@ -375,6 +376,18 @@ def test_arguments_that_do_not_fit_are_refused_before_any_step(
         with pytest.raises(ConfigError, match=fault):
             entry(spy, **change(arguments))
     assert spy.calls == []
+
+
+def test_a_frame_may_be_a_single_number() -> None:
+    noise = torch.randn(2, 3, dtype=torch.float64)
+    out = sample(lambda x, *_: x[None], noise, karras_sigmas(2), plan(2, cut=1), linear(1, 3))
+    assert out.shape == noise.shape
+
+
+def test_lcm_draws_nothing_in_its_only_step() -> None:
+    sample(affine, unit_noise(), karras_sigmas(1), plan(1), linear(1, 3), sampler="lcm")
+    with pytest.raises(ConfigError, match="generator"):
+        sample(affine, unit_noise(), karras_sigmas(2), plan(2), linear(1, 3), sampler="lcm")
 
 
 def test_a_denoiser_of_another_shape_is_refused() -> None:
