@@ -240,6 +240,7 @@ def _introduce(pipe: Pipeline, seconds: float, quiet: bool) -> None:
     import torch
 
     from vcut.kernels import runtime
+    from vcut.layers import Packing
 
     if quiet:
         if pipe.note:
@@ -247,7 +248,7 @@ def _introduce(pipe: Pipeline, seconds: float, quiet: bool) -> None:
         return
     dtype = str(pipe.unet.dtype).removeprefix("torch.")
     lines.say(f"model    {pipe.config.name}, {dtype} on {pipe.device}, loaded in {seconds:.1f} s")
-    if pipe.packing:
+    if pipe.packing and pipe.packing != Packing():
         lines.say(f"packed   {pipe.packing}")
     if pipe.note:
         lines.say(f"note     {pipe.note}")
