@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -232,9 +233,12 @@ def draw(found: Sequence[Found], path: Path) -> None:
     number = {each.name: str(i + 1) for i, each in enumerate(found)}
     over = "time, the baseline's is 1" if all(each.ratios for each in found) else "passes over 50 (not timed)"
     axes = figure.subplots(2, len(PANELS), squeeze=False)
+    off: set[str] = set()
     for column, measure in enumerate(m for m in MEASURES if m.key in PANELS):
         # the baseline's distance from itself would hide all others
         shown = [each for each in found if measure.key != "fidelity" or _value(each, measure) < 99]
+        off |= _failures(shown, measure)
+        shown = [each for each in shown if each.name not in off]
         for axis, label, x_label in (
             (axes[0, column], "time", over),
             (axes[1, column], "passes", "passes of the UNet"),
@@ -256,11 +260,23 @@ def draw(found: Sequence[Found], path: Path) -> None:
         means = [abs(_value(each, measure)) for each in line]
         axes[0, column].step([each.time for each in line], means, where="post", lw=1, color="#9aa5b1")
     handles = [axes[0, 0].plot([], [], "o", color=hue, label=group)[0] for group, hue in colour.items()]
-    names = "   ".join(f"{number[each.name]} {each.name}" for each in found)
+    names = "   ".join(
+        f"{number[each.name]} {each.name}{' (off the scale)' if each.name in off else ''}" for each in found
+    )
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), fontsize=8)
     figure.supxlabel(_wrapped(names, 230), fontsize=7)
     with replacing(path, overwrite=True) as part:
         figure.savefig(part, dpi=110)
+
+
+def _failures(found: Sequence[Found], measure: Measure) -> set[str]:
+    """Names of those that are ten quartile ranges off the median: on their scale all others would be one line."""
+    values = {each.name: value for each in found if math.isfinite(value := _value(each, measure))}
+    if len(values) < 4:
+        return set()
+    first, median, third = statistics.quantiles(values.values(), n=4)
+    reach = 10 * (third - first)
+    return {name for name, value in values.items() if abs(value - median) > reach > 0}
 
 
 def _wrapped(text: str, width: int) -> str:
