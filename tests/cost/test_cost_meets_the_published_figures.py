@@ -46,6 +46,7 @@ def test_a_call_as_published_meets_design_to_the_printed_digit(
     assert call.total / TERA == pytest.approx(with_products, abs=0.0005)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("frames", "tca", "printed"), [(25, True, 64.41), (25, False, 62.86), (14, True, 36.11)]
 )

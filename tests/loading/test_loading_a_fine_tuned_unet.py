@@ -67,6 +67,7 @@ NAMES = [("diffusers", prefix) for prefix in PREFIXES] + [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("layout", "prefix"), NAMES)
 def test_any_names_over_a_base(tmp_path: Path, folder: Path, layout: Layout, prefix: str) -> None:
     if layout == "sgm":

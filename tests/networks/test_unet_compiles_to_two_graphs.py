@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from micro import MICRO
-from torch._dynamo.testing import CompileCounter
 
 from vcut.config import Level
 from vcut.loading import random_model
@@ -17,6 +16,9 @@ from vcut.loading import random_model
 @pytest.mark.slow
 @torch.no_grad()
 def test_guided_and_cut_steps_are_two_graphs_and_a_second_image_adds_none() -> None:
+    # imported here: it takes seconds, which the quick tests would pay when they are collected
+    from torch._dynamo.testing import CompileCounter
+
     small = dataclasses.replace(MICRO.unet, levels=(Level(32, 2),))
     pipe = random_model(dataclasses.replace(MICRO, unet=small))
     settings: dict[str, Any] = dict(steps=4, cut=3, frames=3)

@@ -67,6 +67,7 @@ def expected(pipe: Pipeline) -> Tensor:
     return clip(pipe)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_clip_is_the_same_bits(pipe: Pipeline, expected: Tensor, name: str) -> None:
     with SETTINGS[name]():
@@ -79,6 +80,7 @@ def test_a_clip_is_the_same_bits(pipe: Pipeline, expected: Tensor, name: str) ->
 DEFAULTS = pytest.mark.parametrize("name", [name for name in SETTINGS if name.startswith("default d")])
 
 
+@pytest.mark.slow
 @DEFAULTS
 @pytest.mark.parametrize(
     "options",
@@ -138,6 +140,7 @@ def stored() -> dict[str, Tensor]:
     return loaded().state_dict()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["default dtype float64", "default device", "inference"])
 def test_a_model_is_loaded_the_same(name: str, stored: dict[str, Tensor]) -> None:
     with SETTINGS[name]():

@@ -87,6 +87,7 @@ def test_at_no_step_is_a_run_whose_embedding_is_zero(cut: int | None, scale: Sca
     assert same_until(without, run(None, cut, scale)) == 0
 
 
+@pytest.mark.slow
 @every_cut
 @every_scale
 def test_at_all_steps_is_an_ordinary_run(cut: int | None, scale: Scale) -> None:

@@ -115,6 +115,7 @@ CONFIGS: dict[str, tuple[Callable[[Any], Any], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CONFIGS)
 def test_a_bad_configuration(
     sound: Path, tmp_path: Path, case: str, capsys: pytest.CaptureFixture[str]

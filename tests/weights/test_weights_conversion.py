@@ -83,6 +83,7 @@ def test_sgm_to_sgm_keeps_every_key_even_those_vcut_does_not_use(source: Path, t
     assert (sorted(found), found["format"]) == (["config", "format"], "pt")
 
 
+@pytest.mark.slow
 def test_all_layouts_lead_back_to_the_same_tensors(source: Path, tmp_path: Path) -> None:
     convert(source, tmp_path / "a.safetensors", "vcut", hints=HINTS)
     convert(tmp_path / "a.safetensors", tmp_path / "b", "diffusers")
