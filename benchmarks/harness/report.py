@@ -226,8 +226,10 @@ unless the row says otherwise. The forms are those that `vcut --version --verbos
 The forms follow from the instructions of the CPU alone. On the CPU with AVX2 alone each other value of a field was
 tried beside them, but for `narrow`, which has no effect there. At 4 frames of 128x128 all took longer, 1.05 to 1.32
 times the seconds. At one frame of 64x64 they took 0.94 to 1.79 times; what was faster there (`filtering=2`,
-`matrices=blocks`) was so within the spread. `python -m benchmarks.unet --only scaling --dtype float32 --rounds 3
---clips 1x64x64 4x128x128 --contenders packed packed:matrices=blocks packed:filtering=none` is one of four such runs.
+`matrices=blocks`) was so within the spread. Four runs of `python -m benchmarks.unet --only scaling --dtype float32
+--rounds 3 --clips 1x64x64 4x128x128 --contenders packed` with, beside it, `packed:matrices=blocks
+packed:filtering=none`; `packed:filtering=4`; `packed:filtering=2 packed:upsampling=four`; `packed:upsampling=plain
+packed:filters=blocks`.
 
 The chapter *One call, held to AVX2* holds every process to it, by `ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
 MKL_ENABLE_INSTRUCTIONS=AVX2`. Its figures are from a CPU that has AVX2 alone. A CPU with AVX-512 that is held to AVX2
