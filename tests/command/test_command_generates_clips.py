@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vcut import cli, media
-from vcut.cli import options
+from vcut.cli import models, options
 from vcut.config import CONFIGS, PRESETS, TINY, SVDConfig, choose_preset
 from vcut.errors import OutOfMemoryError
 from vcut.layers import Packing
@@ -632,3 +632,18 @@ def test_decoding_that_does_not_fit_is_tried_again_with_fewer_frames(
 def test_what_cannot_be_combined_is_refused(photo: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert vcut(photo, "--compile", "--offload") == 2
     assert "exclude each other" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("config", "said", "threads"), [("tiny", None, [1]), ("tiny", "2", []), ("svd-xt", None, [])]
+)
+def test_small_layers_are_for_one_thread(
+    monkeypatch: pytest.MonkeyPatch, config: str, said: str | None, threads: list[int]
+) -> None:
+    found: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", found.append)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if said:
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+    models.few_threads(CONFIGS[config])
+    assert found == threads

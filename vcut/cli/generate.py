@@ -72,6 +72,7 @@ def _generate(args: argparse.Namespace, shared: Callable[[Pipeline], Pipeline]) 
     for job in work.existing:
         say(f"skipped  {job.output} exists")
     run = models.within_memory(args, config, run, device)
+    models.few_threads(config)
 
     def load() -> Pipeline:
         return shared(_load(args, model, device, run, seed))

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from vcut.pipeline import Pipeline
     from vcut.settings import Run
 
+NARROW = 128
+"""Channels below which a layer is done before another thread has woken."""
+
 
 def add_model(group: argparse._ArgumentGroup) -> None:
     """Add the model to load."""
@@ -215,6 +218,17 @@ def load(
     if introduce:
         _introduce(pipe, time.perf_counter() - begun, args.quiet)
     return pipe
+
+
+def few_threads(config: SVDConfig) -> None:
+    """Use one thread if the UNet's layers are small, unless ``OMP_NUM_THREADS`` is set.
+
+    Threads sleep between layers, and waking them takes longer than such a layer does.
+    """
+    import torch
+
+    if max(level.channels for level in config.unet.levels) < NARROW and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
 
 
 def warn_beyond(runs: Iterable[Run], config: SVDConfig) -> None:
