@@ -157,7 +157,9 @@ def _of_dtype(
     config = configuration(settings.model)
     callers = [caller_named(name) for name in settings.contenders]
     turns = [
-        Turn(clip, caller, _call(config, settings, clip, caller)) for clip in clips for caller in callers
+        Turn(clip, caller, call_on(clip, config, caller, settings.batch))
+        for clip in clips
+        for caller in callers
     ]
     path = write_part(folder, config, "unet", dtype)
     entries, compiled = _measured(settings, config, turns, path)
@@ -190,7 +192,7 @@ def _measured(
         calls.setdefault(turn.caller.process, []).append(turn.call)
     small = settings.warm_up == "small"
     with ExitStack() as stack:
-        builds = {name: _build(path, settings, c) for name, c in calls.items()}
+        builds = {name: to_build(path, settings.model, c) for name, c in calls.items()}
         processes, _ = workers(stack, MODULE, builds, HELD if settings.held else None)
         first = {}
         for _, caller, call in turns:
@@ -225,11 +227,11 @@ def _row(config: SVDConfig, dtype: str, batch: int, turn: Turn, entry: Entry) ->
     return Row(case, caller.label, entry.seconds, peak=entry.peak, flop=operations)
 
 
-def _call(config: SVDConfig, settings: Settings, clip: str, caller: Caller) -> Call:
-    """The call of ``caller`` on ``clip``, given as frames x width x height in pixels."""
+def call_on(clip: str, config: SVDConfig, caller: Caller, batch: int) -> Call:
+    """The call of ``caller`` on ``batch`` clips, each given as frames x width x height in pixels."""
     frames, width, height = map(int, clip.split("x"))
     stride = config.vae.stride
-    batch = 1 if caller.one_branch else settings.batch
+    batch = 1 if caller.one_branch else batch
     return Call(frames, height // stride, width // stride, batch, caller.form, caller.way)
 
 
@@ -243,9 +245,9 @@ def _in_float32(
 ) -> dict[str, NDArray[np.float32]]:
     """Outputs that diffusers computes from the unrounded weights, by clip."""
     path = write_part(folder, config, "unet", "float32")
-    calls = [_call(config, settings, clip, CALLERS["diffusers"]) for clip in clips]
+    calls = [call_on(clip, config, CALLERS["diffusers"], settings.batch) for clip in clips]
     with ExitStack() as stack:
-        processes, _ = workers(stack, MODULE, {"diffusers": _build(path, settings, calls)})
+        processes, _ = workers(stack, MODULE, {"diffusers": to_build(path, settings.model, calls)})
         entries = [Entry(processes["diffusers"], call.variant) for call in calls]
         alternate(entries, rounds=0, minutes=0)
     return {clip: entry.result() for clip, entry in zip(clips, entries, strict=True)}
@@ -268,9 +270,9 @@ def counted_peak(config: SVDConfig, call: Call, dtype: str) -> int:
     return peak_bytes(unet_call(unet, call.batch, call.frames, call.height, call.width))
 
 
-def _build(path: Path, settings: Settings, calls: Sequence[Call]) -> dict[str, Any]:
+def to_build(path: Path, model: str, calls: Sequence[Call]) -> dict[str, Any]:
     """Arguments of :func:`build` for ``calls``."""
-    return {"path": str(path), "model": settings.model, "calls": [dataclasses.asdict(call) for call in calls]}
+    return {"path": str(path), "model": model, "calls": [dataclasses.asdict(call) for call in calls]}
 
 
 def build(contender: str, *, path: str, model: str, calls: Sequence[dict[str, Any]]) -> Built:

@@ -17,7 +17,7 @@ from benchmarks.harness import report
 from benchmarks.harness.report import Found, Section
 from weights_tools.command import stoppable
 
-SCRIPTS = ("unet", "shares", "sampling", "vae", "loading")
+SCRIPTS = ("unet", "shares", "waiting", "sampling", "vae", "loading")
 """Modules in the order of the report. Each has ``CHAPTERS``, by name, which share one type of settings."""
 
 

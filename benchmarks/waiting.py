@@ -1,0 +1,138 @@
+"""Threads that wait for the next layer: asleep, awake, or none beside the first.
+
+    python -m benchmarks.waiting [--calls 1x64x64 4x128x128] [--rounds 3]
+
+A layer is shared among OpenMP's threads, which then wait for the next one. A thread that sleeps must be woken, which
+takes longer than a small layer. One that stays awake keeps its core from everyone else, and where a neighbour has the
+core, all wait for it at every layer.
+
+The first two cases are the README's first command as a whole, ``vcut generate``, on an idle machine and beside a
+process that keeps one core busy. The others are calls of a UNet of the published width on an idle machine: its
+lossless form, packed, on both branches.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from benchmarks import unet
+from benchmarks.harness import command
+from benchmarks.harness.report import Found, Row
+from benchmarks.harness.rounds import ROOT, Entry, Worker, alternate, difference, entry_notes
+from benchmarks.harness.weights import configuration, write_part
+
+PICTURE = ROOT / "examples" / "cross.png"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Calls, each frames x width x height in pixels; ``steps`` are the clips', ``minutes`` all calls'."""
+
+    model: str = "svd-xt"
+    calls: tuple[str, ...] = ("1x64x64", "4x128x128")
+    steps: int = 25
+    rounds: int = 3
+    minutes: float = 10.0
+
+
+def environments(threads: int) -> dict[str, dict[str, str]]:
+    """Settings of OpenMP by their names in the report."""
+    several = {"OMP_NUM_THREADS": str(threads)}
+    return {
+        f"{threads} threads, asleep": {**several, "OMP_WAIT_POLICY": "PASSIVE"},
+        f"{threads} threads, awake": {**several, "OMP_WAIT_POLICY": "ACTIVE"},
+        "one thread": {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"},
+    }
+
+
+def run(settings: Settings, folder: Path) -> Found:
+    """Measure clips on an idle and on a busy machine, then calls."""
+    chosen = environments(torch.get_num_threads())
+    rows = _clips("a clip of the model in the box, idle", {"as the command chooses": {}, **chosen}, settings)
+    with busy():
+        rows += _clips("the same beside a busy core", {"as the command chooses": {}, **chosen}, settings)
+    calls, notes = _calls(chosen, settings, folder)
+    return Found([*rows, *calls], notes)
+
+
+def _clips(case: str, environments: Mapping[str, Mapping[str, str]], settings: Settings) -> list[Row]:
+    """Seconds of whole commands, in turn."""
+    seconds: dict[str, list[float]] = {name: [] for name in environments}
+    with tempfile.TemporaryDirectory(prefix="vcut-bench-") as place:
+        words = [sys.executable, "-m", "vcut", "generate", str(PICTURE), "-o", f"{place}/clip.gif"]
+        words += ["--steps", str(settings.steps), "--seed", "0", "--overwrite", "--quiet"]
+        for number in range(settings.rounds):
+            for name, environment in environments.items():
+                clean = {
+                    key: text for key, text in os.environ.items() if not key.startswith(("OMP_", "GOMP_"))
+                }
+                start = time.perf_counter()
+                subprocess.run(words, check=True, cwd=ROOT, env=clean | dict(environment))
+                seconds[name].append(time.perf_counter() - start)
+                command.progress(f"{case}, round {number + 1}: {name}: {seconds[name][-1]:.2f} s")
+    return [Row(case, name, found) for name, found in seconds.items()]
+
+
+@contextmanager
+def busy() -> Iterator[None]:
+    """Keep one core busy by another process."""
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as neighbour:
+        try:
+            yield
+        finally:
+            neighbour.kill()
+
+
+def _calls(
+    environments: Mapping[str, Mapping[str, str]], settings: Settings, folder: Path
+) -> tuple[list[Row], list[str]]:
+    """Rows of every call with every environment, each of which has a process."""
+    config = configuration(settings.model)
+    path = write_part(folder, config, "unet", "float32")
+    calls = {text: unet.call_on(text, config, unet.CALLERS["lossless"], 2) for text in settings.calls}
+    with ExitStack() as stack:
+        processes = {}
+        for name, environment in environments.items():
+            worker = processes[name] = stack.enter_context(Worker("vcut", unet.MODULE, environment))
+            worker.settings = worker.receive()
+            worker.ask("build", **unet.to_build(path, settings.model, list(calls.values())))
+        entries = {
+            (text, name): Entry(worker, call.variant)
+            for text, call in calls.items()
+            for name, worker in processes.items()
+        }
+        alternate(list(entries.values()), rounds=settings.rounds, minutes=settings.minutes)
+    rows = []
+    for (text, name), entry in entries.items():
+        frames, size = text.split("x", 1)
+        first = next(other for (clip, _), other in entries.items() if clip == text)
+        rows.append(
+            Row(
+                f"one call of {settings.model}, 2 x {frames} frames of {size}, idle",
+                name,
+                entry.seconds,
+                difference=difference(entry.result(), first.result()),
+            )
+        )
+    return rows, entry_notes(list(entries.values()))
+
+
+CHAPTERS = {
+    "waiting": command.Chapter(
+        "Threads that wait", run, Settings(), Settings("tiny", ("2x64x64",), steps=2, rounds=1, minutes=1.0)
+    )
+}
+
+
+if __name__ == "__main__":
+    command.main("waiting")
