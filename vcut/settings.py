@@ -33,16 +33,17 @@ from vcut.sampling import (
     MEAN,
     Branch,
     Churn,
+    Guidance,
     Mix,
     Plan,
     Ramp,
-    Scale,
     Summary,
     check_sampler,
     check_sigmas,
     frame_scales,
     named_sigmas,
     plan,
+    scale_of,
     summarize,
     without_guidance,
 )
@@ -134,10 +135,10 @@ class Settings:
         "figure 2)",
         "all",
     )
-    guidance: Scale = _setting(
+    guidance: Guidance = _setting(
         Ramp(),
-        "guidance scale at the first and at the last frame, linear between; or a vcut.sampling.Ramp; or a function "
-        "of the number of frames",
+        "guidance scale at the first and at the last frame, linear between; or one scale for all frames; or a "
+        "vcut.sampling.Ramp; or a function of the number of frames",
         "1.0 and 3.0",
     )
     guidance_interval: tuple[float, float] | None = _setting(
@@ -191,7 +192,7 @@ class Settings:
         self._keep("after", _branch(self.after))
         if self.embedding is not None:
             self._keep("embedding", _step_numbers(self.embedding, self.steps))
-        self._keep("guidance", _scale(self.guidance))
+        self._keep("guidance", scale_of(self.guidance))
         if self.guidance_interval is not None:
             self._keep("guidance_interval", _interval(self.guidance_interval))
         if self.churn is not None:
@@ -377,7 +378,7 @@ def resolve(settings: Settings, config: SVDConfig, preset: Preset) -> Run:
     low, high = settings.guidance_interval or (0.0, math.inf)
     guided = [number for number, sigma in enumerate(sigmas[:-1], start=1) if low <= sigma <= high]
     evaluated = plan(steps, cut, settings.after, settings.embedding, guided)
-    scales = tuple(frame_scales(settings.guidance, frames).tolist())
+    scales = tuple(frame_scales(scale_of(settings.guidance), frames).tolist())
     if all(scale == 1 for scale in scales):
         evaluated = without_guidance(evaluated)
     return Run(
@@ -466,22 +467,6 @@ def _step_numbers(numbers: Any, steps: int) -> tuple[int, ...]:
         return tuple(sorted({whole_number("a step with embedding", n, most=steps) for n in numbers}))
     except TypeError:
         raise ConfigError(f"embedding must be a list of step numbers, got {numbers!r}") from None
-
-
-def _scale(guidance: Any) -> Scale:
-    if callable(guidance):
-        scale: Scale = guidance
-        return scale
-    try:
-        if isinstance(guidance, Mapping):
-            return Ramp(**guidance)
-        first, last = guidance
-    except (TypeError, ValueError):
-        raise ConfigError(
-            "guidance must be (scale at the first frame, scale at the last), or a function such as "
-            f"vcut.sampling.constant(2.0), got {guidance!r}"
-        ) from None
-    return Ramp(first, last)
 
 
 def _churn(churn: Any) -> Churn:

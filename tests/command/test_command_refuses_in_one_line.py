@@ -134,6 +134,8 @@ FAULTS = {
     "generate photo.jpg --pack rows=plain": "--pack: expected some of matrices=, filters=, filtering=, upsampling=,",
     "generate photo.jpg --pack filtering=2 --no-pack": "--no-pack: not allowed with argument --pack",
     "sweep photo.jpg -o new --no-pack --pack filtering=2": "--pack: not allowed with argument --no-pack",
+    "generate photo.jpg --pack filtering=2 --compile": "--pack and --compile exclude each other",
+    "sweep photo.jpg -o new --pack filtering=2 --offload": "--pack and --offload exclude each other",
     # numbers
     "generate photo.jpg --steps 0": "--steps: expected a whole number from 1 to 10000, got '0'",
     "generate photo.jpg --steps 2.5": "--steps: expected a whole number",

@@ -1,4 +1,4 @@
-"""What a type checker tells a user of the package: names that do not exist, presets that are none."""
+"""What a type checker tells a user of the package: names that do not exist, values that settings cannot have."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ vcut.nothing
 vcut.load(preset="quick")
 vcut.load(preset="lossless")
 vcut.load_unet("tiny", preset="vcut")
+vcut.Settings(guidance=(1.5, 3.0))
+vcut.Settings(guidance=2)
+vcut.Settings(guidance="2")
 """
 
 
 @pytest.mark.slow
-def test_mypy_finds_a_wrong_name_and_a_wrong_preset(tmp_path: Path) -> None:
+def test_mypy_finds_a_wrong_name_and_wrong_values(tmp_path: Path) -> None:
     (tmp_path / "use.py").write_text(USE)
     done = subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", "use.py", "--follow-imports=silent"],
@@ -31,7 +34,8 @@ def test_mypy_finds_a_wrong_name_and_a_wrong_preset(tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    first, second, summary = done.stdout.splitlines()
+    first, second, third, summary = done.stdout.splitlines()
     assert first.startswith('use.py:4: error: Module has no attribute "nothing"')
     assert second.startswith('use.py:5: error: Argument "preset" to "load" has incompatible type')
-    assert summary.startswith("Found 2 errors in 1 file")
+    assert third.startswith('use.py:10: error: Argument "guidance" to "Settings" has incompatible type "str"')
+    assert summary.startswith("Found 3 errors in 1 file")

@@ -106,7 +106,7 @@ def test_the_embedding_may_be_left_out_of_some_steps(pipe: Pipeline) -> None:
 
 
 @pytest.mark.parametrize(
-    "guidance", [(1.0, 3.0), (3.0, 1.0), (2.0, 0.5), (0.0, 0.0), triangle(1, 3), constant(1)]
+    "guidance", [(1.0, 3.0), (3.0, 1.0), (2.0, 0.5), (0.0, 0.0), triangle(1, 3), constant(1), 1.5]
 )
 def test_any_guidance_works(pipe: Pipeline, guidance: Any) -> None:
     assert torch.isfinite(pipe.generate(PICTURE, guidance=guidance, cut=None, **QUICK)).all()
@@ -186,7 +186,8 @@ def test_half_precision_stays_near_and_the_vae_stays_in_float32(dtype: torch.dty
         (dict(motion_bucket=-1), "motion_bucket must be"),
         (dict(noise_aug=float("nan")), "noise_aug must be"),
         (dict(noise_aug=-0.1), "noise_aug must be"),
-        (dict(guidance=2.0), "guidance must be"),
+        (dict(guidance=None), "guidance must be"),
+        (dict(guidance=True), "guidance must be"),
         (dict(guidance=(1, 2, 3)), "guidance must be"),
         (dict(seed=2**70), "seed must be a whole number from 0 to 9223372036854775807"),
         (dict(seed=[1.5]), "a seed must be a whole number"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -9,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from vcut.errors import ConfigError
-from vcut.sampling import Ramp, Scale, constant, frame_scales, guide, linear, triangle
+from vcut.sampling import Ramp, Scale, constant, frame_scales, guide, linear, scale_of, triangle
 
 SCALES = st.floats(-10, 10)
 FRAMES = st.integers(1, 30)
@@ -84,6 +87,16 @@ def test_triangle_is_the_minimum_at_both_ends_and_symmetric(
         v = i / (frames - 1) if frames > 1 else 0.0
         wave = 2 * abs(v - (v + 0.5) // 1)
         assert float(scale[i]) == pytest.approx(minimum + (maximum - minimum) * wave, abs=1e-12)
+
+
+@pytest.mark.parametrize("number", [2, 1.5, np.float32(1.5), np.array(1.5), torch.tensor(1.5)])
+def test_one_number_is_the_scale_of_all_frames(number: float) -> None:
+    assert scale_of(number) == constant(float(number))
+
+
+@pytest.mark.parametrize("pair", [(1, 2.5), [1.0, 2.5], np.array([1, 2.5]), {"minimum": 1, "maximum": 2.5}])
+def test_two_numbers_are_the_scales_of_the_first_and_of_the_last_frame(pair: Any) -> None:
+    assert scale_of(pair) == linear(1.0, 2.5)
 
 
 def test_any_function_of_the_number_of_frames_is_a_scale() -> None:

@@ -196,6 +196,17 @@ def test_the_forms_are_those_that_the_sweep_began_with(
     assert "its packing is" in capsys.readouterr().err
 
 
+def test_forms_that_are_none_are_refused_with_the_name_of_the_file(
+    loaded: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert vcut_sweep("--device", "cpu") == 0
+    file = Path("OUT/sweep.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"packing": "matrices=rows"}))
+    assert vcut_sweep("--device", "cpu") == 2
+    says = "OUT/sweep.json: packing: matrices: expected blocks or plain, got 'rows'"
+    assert says in capsys.readouterr().err
+
+
 def test_settings_far_beyond_the_model_are_noted_once(
     loaded: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

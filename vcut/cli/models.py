@@ -246,7 +246,23 @@ def device(args: argparse.Namespace) -> str | None:
         raise ConfigError(
             "--compile and --offload exclude each other: an offloaded network is new at each clip"
         )
-    return values.device(args.device)
+    place = values.device(args.device)
+    if not isinstance(args.pack, bool):
+        _check_pack(args, place)
+    return place
+
+
+def _check_pack(args: argparse.Namespace, place: str | None) -> None:
+    """Raise :class:`ConfigError` if ``--pack FORMS`` would have no effect."""
+    import torch
+
+    from vcut.loading import default_device
+
+    for option in ("compile", "offload"):
+        if getattr(args, option):
+            raise ConfigError(f"--pack and --{option} exclude each other: the weights stay as they are")
+    if (kind := torch.device(place or default_device()).type) != "cpu":
+        raise ConfigError(f"--pack {args.pack}: weights are packed for a CPU, and this runs on {kind}")
 
 
 def _introduce(pipe: Pipeline, seconds: float, quiet: bool) -> None:

@@ -244,6 +244,7 @@ def _packing(args: argparse.Namespace, device: str | None, old: Sweep | None) ->
 
     from vcut import loading
     from vcut.layers import Packing
+    from vcut.sweeps.manifest import SWEEP
 
     on_cpu = torch.device(device or loading.default_device()).type == "cpu"
     if not args.pack or not on_cpu or args.compile or args.offload:
@@ -251,8 +252,13 @@ def _packing(args: argparse.Namespace, device: str | None, old: Sweep | None) ->
     if isinstance(args.pack, Packing):
         return args.pack
     packing = own = Packing()
-    if old and old.packing and (packing := Packing.parse(old.packing)) != own:
-        lines.warn(f"note: packed as the sweep began, {packing}; faster here may be {own}")
+    if old and old.packing:
+        try:
+            packing = Packing.parse(old.packing)
+        except ConfigError as error:
+            raise ConfigError(f"{args.output / SWEEP}: packing: {error}") from error
+        if packing != own:
+            lines.warn(f"note: packed as the sweep began, {packing}; faster here may be {own}")
     return packing
 
 

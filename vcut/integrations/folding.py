@@ -248,8 +248,11 @@ def _agrees(layer: FoldedAttention) -> bool:
     """Whether the attention gives the same for one made-up token, to rounding in its dtype and in TF32."""
     assert layer.linear is not None
     weight = layer.linear.weight
-    queries = torch.arange(3.0 * layer.attention.to_q.in_features).sin().view(1, 3, -1).to(weight)
-    context = torch.arange(float(layer.width)).cos().view(1, 1, -1).to(weight)
+    queries, context = (
+        torch.arange(size, dtype=torch.float32, device=weight.device)
+        for size in (3 * layer.attention.to_q.in_features, layer.width)
+    )
+    queries, context = queries.sin().view(1, 3, -1).to(weight), context.cos().view(1, 1, -1).to(weight)
     got, expected = layer.attention(queries, encoder_hidden_states=context), layer(queries, context)
     tolerance = max(32 * torch.finfo(weight.dtype).eps, 2e-3)
     return bool((got - expected).abs().max() <= tolerance * expected.abs().max())

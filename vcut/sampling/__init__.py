@@ -27,7 +27,17 @@ from vcut.sampling.cut_plan import (
     without_guidance,
 )
 from vcut.sampling.edm import Churn
-from vcut.sampling.guidance import Ramp, Scale, constant, frame_scales, guide, linear, triangle
+from vcut.sampling.guidance import (
+    Guidance,
+    Ramp,
+    Scale,
+    constant,
+    frame_scales,
+    guide,
+    linear,
+    scale_of,
+    triangle,
+)
 from vcut.sampling.preconditioning import Coefficients, Denoiser, Network, coefficients, precondition
 from vcut.sampling.run import STOP, Callback, Record, check_sampler, sample, trajectory
 from vcut.sampling.schedule import (
@@ -53,6 +63,7 @@ __all__ = [
     "Churn",
     "Coefficients",
     "Denoiser",
+    "Guidance",
     "Mix",
     "Network",
     "Plan",
@@ -74,6 +85,7 @@ __all__ = [
     "plan",
     "precondition",
     "sample",
+    "scale_of",
     "summarize",
     "trajectory",
     "triangle",

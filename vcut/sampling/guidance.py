@@ -9,9 +9,10 @@ Shapes: b clips, f frames.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from numbers import Real
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -71,6 +72,33 @@ def constant(scale: float) -> Ramp:
 def triangle(minimum: float, maximum: float) -> Ramp:
     """A scale from ``minimum`` at both ends to ``maximum`` in the middle."""
     return Ramp(minimum, maximum, "triangle")
+
+
+Guidance = Scale | tuple[float, float] | float
+"""A scale; or two numbers, at the first frame and at the last; or one number for all frames."""
+
+
+def scale_of(guidance: Guidance) -> Scale:
+    """The scale that two numbers, one number, or the fields of a :class:`Ramp` by name stand for.
+
+    Raises:
+        ConfigError: ``guidance`` is nothing of the kind.
+    """
+    if callable(guidance):
+        return guidance
+    given: Any = guidance
+    try:
+        if isinstance(given, Mapping):
+            return Ramp(**given)
+        if getattr(given, "ndim", None) == 0 or (isinstance(given, Real) and not isinstance(given, bool)):
+            return constant(given)
+        first, last = given
+    except (TypeError, ValueError):
+        raise ConfigError(
+            "guidance must be one scale, (scale at the first frame, scale at the last), or a function such as "
+            f"vcut.sampling.triangle(1.0, 3.0), got {guidance!r}"
+        ) from None
+    return Ramp(first, last)
 
 
 def frame_scales(scale: Scale, frames: int) -> Tensor:

@@ -58,7 +58,7 @@ class Look:
         if self.crop:
             top, left = (round((length - vit.SIDE) / 2) for length in size)
             x = x[:, :, top : top + vit.SIDE, left : left + vit.SIDE]
-        mean, deviation = (torch.tensor(each).view(3, 1, 1).to(x) for each in (self.mean, self.deviation))
+        mean, deviation = (x.new_tensor(each).view(3, 1, 1) for each in (self.mean, self.deviation))
         return (x - mean) / deviation
 
 
