@@ -29,7 +29,7 @@ def plot(sections: Sequence[Section], path: Path) -> None:
         if section.name == "scaling":
             panels += _curves(section.rows)
             continue
-        if section.name == "shares":  # kinds of operators, no contenders
+        if section.name in ("shares", "waiting"):  # operators and threads, no contenders
             continue
         for case in dict.fromkeys(row.case for row in section.rows):
             rows = [row for row in section.rows if row.case == case]

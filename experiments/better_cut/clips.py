@@ -114,10 +114,11 @@ def latents(bench: Bench, candidate: Candidate, tick: Callable[[int], object]) -
     if not file.is_file():
         network, make = bench.load(candidate)
         parts, passes = [], 0.0
+        frames = candidate.row.settings.frames or bench.found.config.frames
 
         def count(unet: nn.Module, args: tuple[Any, ...]) -> None:
             nonlocal passes
-            passes += args[0].shape[:2].numel() / (bench.count * bench.found.config.frames)
+            passes += args[0].shape[:2].numel() / (bench.count * frames)
 
         network.register_forward_pre_hook(count)
         for i in range(0, bench.count, bench.batch):

@@ -635,15 +635,28 @@ def test_what_cannot_be_combined_is_refused(photo: str, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize(
-    ("config", "said", "threads"), [("tiny", None, [1]), ("tiny", "2", []), ("svd-xt", None, [])]
+    ("config", "said", "threads"), [("tiny", None, 1), ("tiny", "7", 7), ("svd-xt", None, 7)]
 )
 def test_small_layers_are_for_one_thread(
-    monkeypatch: pytest.MonkeyPatch, config: str, said: str | None, threads: list[int]
+    monkeypatch: pytest.MonkeyPatch, config: str, said: str | None, threads: int
 ) -> None:
-    found: list[int] = []
-    monkeypatch.setattr(torch, "set_num_threads", found.append)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if said:
         monkeypatch.setenv("OMP_NUM_THREADS", said)
-    models.few_threads(CONFIGS[config])
-    assert found == threads
+    assert models.threads(CONFIGS[config]) == threads
+
+
+@pytest.mark.parametrize(("environment", "expected"), [({}, [1]), ({"OMP_NUM_THREADS": "7"}, [])])
+def test_the_command_takes_so_many_threads(
+    photo: str, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: list[int]
+) -> None:
+    found: list[int] = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    monkeypatch.setattr(torch, "set_num_threads", found.append)
+    monkeypatch.setattr("vcut.kernels.runtime.keep_within_quota", lambda: None)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for name, text in environment.items():
+        monkeypatch.setenv(name, text)
+    assert vcut(photo, "-o", "clip.gif") == 0
+    assert found == expected

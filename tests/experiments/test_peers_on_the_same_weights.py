@@ -17,7 +17,7 @@ from vcut.loading import find
 pytestmark = [pytest.mark.parity, pytest.mark.slow]
 
 NAMED = {each.name: each for each in candidates()}
-CLIPS, STEPS = 2, 8
+CLIPS, STEPS, FRAMES = 2, 8, 5
 TOLERANCE = 2e-4
 """Relative, float32: a trained network over guided steps adds up more rounding than a random one."""
 
@@ -29,8 +29,9 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 
 def short(candidate: Candidate) -> Candidate:
-    """The candidate with few steps, which show the same."""
-    row = dataclasses.replace(candidate.row, settings=candidate.row.settings.replace(steps=STEPS))
+    """The candidate with few steps and frames, which show the same."""
+    settings = candidate.row.settings.replace(steps=STEPS, frames=FRAMES)
+    row = dataclasses.replace(candidate.row, settings=settings)
     return dataclasses.replace(candidate, row=row)
 
 

@@ -217,7 +217,7 @@ BAD: list[tuple[str, Any]] = [
     *(("embedding", value) for value in (3, [26], [0], "ab", [1.5])),
     *(
         ("guidance", value)
-        for value in (2.0, (1, 2, 3), (1, math.inf), "13", None, {"minimum": "x"}, {"low": 1})
+        for value in (True, math.nan, (1, 2, 3), (1, math.inf), "13", None, {"minimum": "x"}, {"low": 1})
     ),
     *(("guidance_interval", value) for value in (1.0, (1,), (2, 1), (-1, 2), (0, math.inf), "12", ("a", 1))),
     *(

@@ -164,6 +164,20 @@ def test_the_kernels_are_recorded(loaded: list[str], option: str, kernels: str) 
     assert json.loads(Path("OUT/sweep.json").read_text())["kernels"] == kernels
 
 
+@pytest.mark.parametrize(("options", "threads"), [((), 1), (("--threads", "3"), 3)])
+def test_the_threads_are_recorded_and_kept(
+    loaded: list[str], options: tuple[str, ...], threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new sweep of a small model takes one; a sweep that was begun goes on with its own."""
+    found: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", found.append)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert vcut_sweep(*options) == 0
+    assert vcut_sweep("--clips", "2") == 0
+    assert json.loads(Path("OUT/sweep.json").read_text())["threads"] == threads
+    assert set(found) == {threads}
+
+
 @pytest.mark.parametrize(
     ("options", "packing"),
     [

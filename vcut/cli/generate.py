@@ -54,6 +54,8 @@ def generate(args: argparse.Namespace) -> None:
 
 
 def _generate(args: argparse.Namespace, shared: Callable[[Pipeline], Pipeline]) -> None:
+    import torch
+
     from vcut.settings import resolve
     from vcut.sweeps import jobs, runner
 
@@ -72,7 +74,8 @@ def _generate(args: argparse.Namespace, shared: Callable[[Pipeline], Pipeline]) 
     for job in work.existing:
         say(f"skipped  {job.output} exists")
     run = models.within_memory(args, config, run, device)
-    models.few_threads(config)
+    if (threads := models.threads(config)) < torch.get_num_threads():
+        torch.set_num_threads(threads)
 
     def load() -> Pipeline:
         return shared(_load(args, model, device, run, seed))

@@ -220,15 +220,15 @@ def load(
     return pipe
 
 
-def few_threads(config: SVDConfig) -> None:
-    """Use one thread if the UNet's layers are small, unless ``OMP_NUM_THREADS`` is set.
+def threads(config: SVDConfig) -> int:
+    """Number of threads for a model: one if the UNet's layers are small, unless ``OMP_NUM_THREADS`` is set.
 
-    Threads sleep between layers, and waking them takes longer than such a layer does.
+    Threads sleep between layers, and waking them takes longer than such a layer does (docs/benchmarks.md).
     """
     import torch
 
-    if max(level.channels for level in config.unet.levels) < NARROW and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)
+    small = max(level.channels for level in config.unet.levels) < NARROW
+    return 1 if small and "OMP_NUM_THREADS" not in os.environ else torch.get_num_threads()
 
 
 def warn_beyond(runs: Iterable[Run], config: SVDConfig) -> None:

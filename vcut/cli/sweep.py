@@ -90,8 +90,6 @@ def _make(
     cluster: Cluster | None,
 ) -> None:
     """Make the clips of ``every`` that are left, here or on ``cluster``, or say what they will cost."""
-    import torch
-
     from vcut.sweeps import loop, manifest, ray, sweep
     from vcut.sweeps.shards import Shard, from_environment
 
@@ -118,7 +116,7 @@ def _make(
         unet=args.unet and str(args.unet),
         weights_sha256=weights,
         dtypes=_dtypes(args, device),
-        threads=args.threads or (old and old.threads) or args.cpus_per_worker or torch.get_num_threads(),
+        threads=args.threads or (old and old.threads) or args.cpus_per_worker or models.threads(config),
         clips=args.clips,
         seed=args.seed,
         enlarge=args.enlarge,
@@ -333,7 +331,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--ray", nargs="?", const="local", metavar="ADDRESS", help=says)
     says = "cores of a worker of Ray (default: 1 beside a GPU, else --threads)"
     add("--cpus-per-worker", type=values.count, metavar="N", help=says)
-    says = "threads of a process on a CPU, the same for all of a sweep (default: as it began, or torch's)"
+    says = (
+        "threads of a process on a CPU, all of a sweep alike (default: as it began; 1 if the model is small)"
+    )
     add("--threads", type=values.count, metavar="N", help=says)
 
     models.add_model(parser.add_argument_group("model"))
