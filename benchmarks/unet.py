@@ -1,9 +1,10 @@
-"""One call of the UNet, in five chapters of the report.
+"""One call of the UNet, in six chapters of the report.
 
-    python -m benchmarks.unet                                       # all five
+    python -m benchmarks.unet                                       # all six
     python -m benchmarks.unet --only unet_call --minutes 20         # vcut's forms beside diffusers
     python -m benchmarks.unet --only scaling --clips 4x256x256      # as the clip grows
     python -m benchmarks.unet --only avx2                           # the same, on a CPU held to AVX2
+    python -m benchmarks.unet --only one_thread                     # the same, with one thread
     python -m benchmarks.unet --only full_size --dtype float32      # the published size, to the end
     python -m benchmarks.unet --only compiled --clips 8x128x128     # plain, packed, torch.compile
     python -m benchmarks.unet --only compiled --contenders packed packed:matrices=blocks    # one form or another
@@ -93,6 +94,7 @@ class Settings:
         warm_up: ``same`` warms up with the call itself; ``small``, for long calls, with the smallest clip.
         minutes: for each dtype.
         held: whether all are held to the instructions of AVX2.
+        threads: of each process; 0 leaves it to torch.
     """
 
     contenders: tuple[str, ...]
@@ -105,6 +107,7 @@ class Settings:
     rounds: int = 3
     minutes: float = 10.0
     held: bool = False
+    threads: int = 0
 
 
 @dataclass(frozen=True)
@@ -193,7 +196,10 @@ def _measured(
     small = settings.warm_up == "small"
     with ExitStack() as stack:
         builds = {name: to_build(path, settings.model, c) for name, c in calls.items()}
-        processes, _ = workers(stack, MODULE, builds, HELD if settings.held else None)
+        environment = dict(HELD) if settings.held else {}
+        if settings.threads:
+            environment["OMP_NUM_THREADS"] = str(settings.threads)
+        processes, _ = workers(stack, MODULE, builds, environment)
         first = {}
         for _, caller, call in turns:
             if call.way in COMPILED:
@@ -377,6 +383,12 @@ CHAPTERS = {
         run,
         Settings(_FORMER, _SIZES, dtype=("float32",), warm_up="small", rounds=2, minutes=8.0, held=True),
         _quick(_FORMER, clips=("1x64x64", "2x64x64"), held=True),
+    ),
+    "one_thread": command.Chapter(
+        "One call with one thread",
+        run,
+        Settings(_FORMER, _SIZES[:2], dtype=("float32",), warm_up="small", rounds=3, threads=1),
+        _quick(_FORMER, clips=("1x64x64",), threads=1),
     ),
     "full_size": command.Chapter(
         "One call at the published size",

@@ -77,7 +77,8 @@ def run(name: str, settings: Any, folder: Path) -> Section:
     if len(chapters(module.rpartition(".")[2])) > 1:
         words.append(f"--only {name}")
     words += ["--quick"] if settings == chapter.quick else options(settings, chapter.full)
-    machine = report.machine(held=getattr(settings, "held", False))
+    held, threads = getattr(settings, "held", False), getattr(settings, "threads", 0)
+    machine = report.machine(held=held, threads=threads)
     progress(f"{chapter.title}, {settings.model}")
     rows, notes, missing = chapter.run(settings, folder)
     return Section(name, chapter.title, tuple(rows), tuple(notes), dict(missing), machine, " ".join(words))

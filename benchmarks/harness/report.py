@@ -145,8 +145,11 @@ HELD = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE
 """Environment in which torch and its two libraries compute as on a CPU that has AVX2 and no more."""
 
 
-def machine(*, held: bool = False) -> dict[str, str]:
-    """This machine and what is installed, in words; ``held`` where the processes have :data:`HELD`."""
+def machine(*, held: bool = False, threads: int = 0) -> dict[str, str]:
+    """This machine and what is installed, in words.
+
+    ``held`` is for processes that have :data:`HELD`, ``threads`` for those that have not as many as torch takes.
+    """
     capability = torch.backends.cpu.get_cpu_capability()
     settings = [f"{name}={os.environ[name]}" for name in HELD if name in os.environ]
     if held:
@@ -167,7 +170,7 @@ def machine(*, held: bool = False) -> dict[str, str]:
         "system": f"{platform.system()} {platform.release()}, {' '.join(platform.libc_ver())}, huge pages {pages}",
         "Python": platform.python_version(),
         "versions": ", ".join(f"{name} {_version(name)}" for name in PACKAGES),
-        "threads": str(torch.get_num_threads()),
+        "threads": str(threads or torch.get_num_threads()),
         "commit": _commit(),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "load average": f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "?",
