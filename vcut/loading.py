@@ -314,7 +314,7 @@ def random_model(
     Its clips show nothing. The global generator stays as it is. On the CPU; cross-attentions in the preset's form.
     """
     chosen = choose_preset(preset)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.device("cpu"):
         torch.manual_seed(seed)
         unet = fold(UNet(config.unet), tca=chosen.tca, sca=chosen.sca).to(dtype)
         vae = VAE(config.vae).to(vae_dtype)

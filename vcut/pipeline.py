@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import NoneType
@@ -18,7 +19,7 @@ from vcut.errors import ConfigError, NotFiniteError, OutOfMemoryError, check_typ
 from vcut.layers import Packing, assembled, check_dtype, device_named, for_inference, is_packed, packing_of
 from vcut.media import images as pictures
 from vcut.sampling import Callback, Network, precondition, sample
-from vcut.settings import NAMES, Run, Settings, check_names, check_seed, defaults, resolve
+from vcut.settings import NAMES, Run, Settings, check_names, check_seed, check_seeds, defaults, resolve
 from vcut.unet import UNet
 from vcut.vae import VAE
 from weights_tools.checkpoint import is_finite
@@ -44,6 +45,12 @@ class Pipeline:
     preset: Preset
     note: str | None = None
     run_on: torch.device | None = None
+
+    def __post_init__(self) -> None:
+        # a UNet that took another's place is described by itself
+        own = self.unet.config
+        object.__setattr__(self, "config", dataclasses.replace(self.config, unet=own))
+        object.__setattr__(self, "preset", dataclasses.replace(self.preset, tca=own.tca, sca=own.sca))
 
     def __repr__(self) -> str:
         return (
@@ -103,7 +110,8 @@ class Pipeline:
             image: one picture of any kind (path, PIL, ndarray, tensor; see :mod:`vcut.media.images`), or a list or
                 stack of k pictures.
             settings: settings to start from, by default the preset's: ``vcut.Settings()``, but for ``fast``.
-            noise: ``[k * m, frames, 4, H / 8, W / 8]`` of unit variance to start from, instead of the seeds'.
+            noise: ``[k * m, frames, 4, H / 8, W / 8]`` (``tiny``: by 4) of unit variance to start from, instead of
+                the seeds'.
             callback: called after every step with a :class:`vcut.sampling.Record`. If it returns
                 :data:`vcut.sampling.STOP`, that step's estimate is decoded; if it returns a tensor, the run goes on
                 from these latents.
@@ -137,7 +145,7 @@ class Pipeline:
         run: Run,
         image: pictures.Image | Sequence[pictures.Image],
         *,
-        seed: int | tuple[int, ...] | None = None,
+        seed: int | Sequence[int] | None = None,
         noise: Tensor | None = None,
         callback: Callback | None = None,
         progress: bool = False,
@@ -159,7 +167,7 @@ class Pipeline:
         run: Run,
         image: pictures.Image | Sequence[pictures.Image],
         *,
-        seed: int | tuple[int, ...] | None = None,
+        seed: int | Sequence[int] | None = None,
         noise: Tensor | None = None,
     ) -> tuple[Conditioning, Tensor, list[Generator]]:
         """The start of the sampler: the conditioning of all clips, unit noise, and a generator for each clip."""
@@ -179,6 +187,8 @@ class Pipeline:
         elif not isinstance(noise, Tensor) or noise.shape != drawn.shape:
             got = list(noise.shape) if isinstance(noise, Tensor) else type(noise).__name__
             raise ConfigError(f"noise must be {list(drawn.shape)}, got {got}")
+        elif not torch.isfinite(noise).all():
+            raise NotFiniteError("noise holds NaN or infinity")
 
         with _stage(self.device, "encoding the picture", "take a smaller size"):
             conditioning = self.condition(
@@ -196,7 +206,7 @@ class Pipeline:
         run: Run,
         image: pictures.Image | Sequence[pictures.Image],
         *,
-        seed: int | tuple[int, ...] | None = None,
+        seed: int | Sequence[int] | None = None,
         noise: Tensor | None = None,
         callback: Callback | None = None,
         progress: bool = False,
@@ -315,8 +325,9 @@ def _stage(device: torch.device, what: str, advice: str, latents: Tensor | None 
         raise OutOfMemoryError(f"{what} does not fit into memory: {advice}", latents) from error
 
 
-def _generators(seed: int | tuple[int, ...], pictures: int, clips: int) -> list[Generator]:
+def _generators(seed: int | Sequence[int], pictures: int, clips: int) -> list[Generator]:
     """One CPU generator per clip, so that noise does not depend on the device or on the batch."""
+    seed = check_seeds(seed)
     seeds = seed if isinstance(seed, tuple) else tuple(seed + i for i in range(clips)) * pictures
     if len(seeds) != pictures * clips:
         raise ConfigError(f"{pictures * clips} clips need {pictures * clips} seeds, got {len(seeds)}")

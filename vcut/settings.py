@@ -38,6 +38,7 @@ from vcut.sampling import (
     Plan,
     Ramp,
     Summary,
+    branch_of,
     check_sampler,
     check_sigmas,
     frame_scales,
@@ -114,7 +115,7 @@ class Settings:
         "how a step goes on to the next noise level: euler is of first order, heun of second at two evaluations a "
         "step but the last, dpmpp_2m of second at one; lcm is for models distilled to few steps",
     )
-    sigmas: SigmaName | tuple[float, ...] = _setting(
+    sigmas: SigmaName | Sequence[float] = _setting(
         "karras",
         "noise levels: karras, or ays, which Align Your Steps found best for 10 steps; in Python and in a table of "
         "settings also falling numbers of your own, one for each step",
@@ -124,12 +125,12 @@ class Settings:
         "first step without guidance, counted from 1; N + 1 or none never cuts",
         "the preset's, of vcut 17 of 25",
     )
-    after: Branch = _setting(
+    after: Branch | tuple[Mix, Mix] = _setting(
         MEAN,
         "context and latents of the single pass of a cut step, each cond, mean or uncond",
         "mean and cond",
     )
-    embedding: tuple[int, ...] | None = _setting(
+    embedding: Collection[int] | None = _setting(
         None,
         "numbers of the steps whose passes are given the image embedding; the others are given zeros (the paper's "
         "figure 2)",
@@ -170,7 +171,7 @@ class Settings:
     sequential: bool = _setting(
         False, "run the two passes of a guided step one after the other: slower, less memory, equal output"
     )
-    seed: int | tuple[int, ...] = _setting(
+    seed: int | Sequence[int] = _setting(
         0, "clip i of each picture is made from seed + i; or one seed for each clip"
     )
     clips: int | None = _setting(None, "clips of each picture", "1")
@@ -185,11 +186,15 @@ class Settings:
             raise ConfigError(f"fit must be one of {', '.join(get_args(Fit))}, got {self.fit!r}")
         if not isinstance(self.sigmas, str):
             self._keep("sigmas", tuple(check_sigmas(self.sigmas).tolist()))
+            if self.steps not in (DEFAULTS["steps"], len(self.sigmas) - 1):
+                raise ConfigError(
+                    f"{len(self.sigmas) - 1} sigmas (the final 0 aside) are as many steps, got steps={self.steps}"
+                )
             self._keep("steps", len(self.sigmas) - 1)
         self.levels()
         if not (self.cut is None or (isinstance(self.cut, str) and self.cut == "preset")):
             self._keep("cut", whole_number("cut", self.cut, most=self.steps + 1))
-        self._keep("after", _branch(self.after))
+        self._keep("after", branch_of(self.after))
         if self.embedding is not None:
             self._keep("embedding", _step_numbers(self.embedding, self.steps))
         self._keep("guidance", scale_of(self.guidance))
@@ -200,16 +205,16 @@ class Settings:
         check_sampler(self.sampler, self.churn)
         if not isinstance(self.sequential, bool):
             raise ConfigError(f"sequential must be True or False, got {self.sequential!r}")
-        self._keep("seed", _seed(self.seed))
+        self._keep("seed", check_seeds(self.seed))
 
     def _keep(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
 
     def levels(self) -> tuple[float, ...]:
         """N falling noise levels and the final 0."""
-        if isinstance(self.sigmas, tuple):
-            return self.sigmas
-        return tuple(named_sigmas(self.sigmas, self.steps, self.sampler).tolist())
+        if isinstance(self.sigmas, str):
+            return tuple(named_sigmas(self.sigmas, self.steps, self.sampler).tolist())
+        return tuple(self.sigmas)
 
     def replace(self, **changes: Any) -> Settings:
         """The same settings with some changed. New ``steps`` take the place of old ``sigmas`` that are numbers.
@@ -221,6 +226,8 @@ class Settings:
         check_names(changes)
         if "steps" in changes and isinstance(self.sigmas, tuple):
             changes.setdefault("sigmas", DEFAULTS["sigmas"])
+        if not isinstance(changes.get("sigmas", ""), str):
+            changes.setdefault("steps", DEFAULTS["steps"])
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
@@ -349,11 +356,18 @@ class Run:
         return f"{self.settings.steps} steps, guidance {min(self.scales):g} to {max(self.scales):g}"
 
     @property
+    def lossy(self) -> bool:
+        """Whether the form or the plan leaves out something that the published model computes."""
+        whole = plan(self.settings.steps)
+        if all(scale == 1 for scale in self.scales):
+            whole = without_guidance(whole)
+        kept = [step.branches for step in self.plan] == [step.branches for step in whole]
+        return self.preset.lossy or not kept
+
+    @property
     def summary(self) -> str:
         """One line: the preset, what it leaves out of the published model, and what the steps cost."""
-        kept = not self.passes.cut and self.settings.guidance_interval is None
-        lossy = "" if kept and not self.preset.lossy else " (lossy)"
-        return f"{self.preset.name}{lossy}: {self.preset.form}, {self.passes}"
+        return f"{self.preset.name}{' (lossy)' if self.lossy else ''}: {self.preset.form}, {self.passes}"
 
 
 def resolve(settings: Settings, config: SVDConfig, preset: Preset) -> Run:
@@ -448,20 +462,6 @@ def _interval(levels: Any) -> tuple[float, float]:
     return low, high
 
 
-def _branch(after: Any) -> Branch:
-    try:
-        if not isinstance(after, Mapping):
-            context, latents = after
-            after = {"context": context, "latents": latents}
-        branch = Branch(**after)
-    except (TypeError, ValueError):
-        raise ConfigError(f"after must be (context, latents), got {after!r}") from None
-    for name, mix in branch._asdict().items():
-        if not (isinstance(mix, str) and mix in get_args(Mix)):
-            raise ConfigError(f"{name} after the cut must be 'cond', 'mean' or 'uncond', got {mix!r}")
-    return branch
-
-
 def _step_numbers(numbers: Any, steps: int) -> tuple[int, ...]:
     try:
         return tuple(sorted({whole_number("a step with embedding", n, most=steps) for n in numbers}))
@@ -483,10 +483,14 @@ def check_seed(value: Any) -> int:
     return whole_number("a seed", value, least=0, most=LARGEST_SEED)
 
 
-def _seed(seed: Any) -> int | tuple[int, ...]:
-    if isinstance(seed, Sequence) and not isinstance(seed, str | bytes):
-        return tuple(check_seed(value) for value in seed)
-    return whole_number("seed", seed, least=0, most=LARGEST_SEED)
+def check_seeds(seed: Any) -> int | tuple[int, ...]:
+    """One seed, or one for each clip as a tuple; :class:`ConfigError` unless torch's generators take them."""
+    several = isinstance(seed, Sequence) and not isinstance(seed, str | bytes)
+    if not (several or getattr(seed, "ndim", 0) == 1):
+        return whole_number("seed", seed, least=0, most=LARGEST_SEED)
+    if not len(seed):
+        raise ConfigError("seed must be a whole number, or one for each clip, got none")
+    return tuple(check_seed(value) for value in seed)
 
 
 def _plain(name: str, value: Any) -> Any:

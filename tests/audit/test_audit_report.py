@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -148,6 +149,30 @@ def test_it_leaves_nothing_behind(unet: UNet) -> None:
     assert torch.equal(torch.get_rng_state(), state)
     assert not any(module._forward_hooks for module in unet.modules())
     assert all(torch.equal(value, before[name]) for name, value in unet.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"sigma": 0}, "sigma must be"),
+        ({"sigma": "a"}, "sigma must be"),
+        ({"seed": 2.5}, "seed must be a whole number"),
+        ({"embedding": torch.randn(32)}, r"embedding must be \[b, 1, "),
+        ({"latents": torch.tensor(1.0)}, r"latents must be \[b, f, "),
+        ({"folded": 5}, "folded must be a UNet"),
+    ],
+)
+def test_what_it_cannot_measure_is_named(unet: UNet, asked: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        audit(unet, **asked)
+
+
+@pytest.mark.parametrize(("tca", "sca"), [(True, True), (False, "linear_cached"), ("linear_cached", True)])
+def test_a_form_that_is_not_linear_everywhere_is_no_form_to_compare_with(
+    unet: UNet, tca: Mode, sca: Mode
+) -> None:
+    with pytest.raises(ConfigError, match="folded must be the linear form of unet"):
+        audit(unet, folded=fold(unet, tca=tca, sca=sca))
 
 
 def test_its_hooks_go_even_when_it_fails(unet: UNet) -> None:

@@ -249,6 +249,21 @@ def test_a_context_of_another_form_is_refused() -> None:
 
 
 @torch.no_grad()
+def test_a_context_of_other_widths_is_refused() -> None:
+    x, c_noise, context, ids = inputs()
+    levels = tuple(dataclasses.replace(level, channels=2 * level.channels) for level in CONFIG.levels)
+    wider = random_unet(dataclasses.replace(CONFIG, levels=levels))
+    with pytest.raises(ConfigError, match="channels, this one has"):
+        random_unet()(x, c_noise, wider.cache_context(context, x.shape[1]), ids)
+
+
+@torch.no_grad()
+def test_softmax_attention_refuses_no_token() -> None:
+    with pytest.raises(ConfigError, match="at least one token"):
+        random_unet().cache_context(torch.zeros(2, 0, CONFIG.context_dim), 3)
+
+
+@torch.no_grad()
 def test_a_context_with_more_in_it_than_the_unet_has_is_not_cut() -> None:
     """It was made by a UNet of another build: computing with a part of it would give a clip of neither."""
     unet, (x, c_noise, context, ids) = random_unet(), inputs()

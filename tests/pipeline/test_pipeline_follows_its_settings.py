@@ -15,7 +15,7 @@ from vcut.errors import ConfigError, NotFiniteError
 from vcut.pipeline import Pipeline
 from vcut.sampling import MEAN, STOP, Branch, Record, constant, triangle
 from vcut.settings import Settings, defaults, resolve
-from vcut.unet import fold
+from vcut.unet import UNet, fold
 
 PICTURE = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
 QUICK: dict[str, Any] = dict(steps=3, frames=3)
@@ -128,7 +128,7 @@ def test_the_network_is_told_fps_minus_one(pipe: Pipeline) -> None:
 def test_size_frames_and_steps(pipe: Pipeline) -> None:
     assert pipe.generate(PICTURE, frames=1, steps=1, height=16, width=48).shape == (1, 3, 16, 48)
     assert len(records(pipe, steps=5)) == 5
-    assert [r.sigma for r in records(pipe, sigmas=[9.0, 3.0])] == [9.0, 3.0]
+    assert [r.sigma for r in records(pipe, steps=2, sigmas=[9.0, 3.0])] == [9.0, 3.0]
 
 
 def test_noise_may_be_given(pipe: Pipeline) -> None:
@@ -138,6 +138,17 @@ def test_noise_may_be_given(pipe: Pipeline) -> None:
     assert torch.isfinite(pipe.generate(PICTURE, noise=noise.half(), **QUICK)).all()
     with pytest.raises(ConfigError, match=r"noise must be \[1, 3, 4, 4, 4\], got \[3, 4, 4, 4\]"):
         pipe.generate(PICTURE, noise=noise[0], **QUICK)
+    with pytest.raises(NotFiniteError, match=r"^noise holds NaN or infinity$"):
+        pipe.generate(PICTURE, noise=noise / 0, **QUICK)
+
+
+def test_a_unet_in_the_place_of_another_is_described_by_itself(pipe: Pipeline, baseline: Pipeline) -> None:
+    mixed = dataclasses.replace(pipe, unet=baseline.unet)
+    assert mixed.config.unet == baseline.unet.config
+    assert "as published" in resolve(Settings(), mixed.config, mixed.preset).summary
+    other = UNet(dataclasses.replace(pipe.unet.config, in_channels=12))
+    with pytest.raises(ConfigError, match="the UNet takes 12 channels"):
+        dataclasses.replace(pipe, unet=other).generate(PICTURE, **QUICK)
 
 
 def test_stopping_early_decodes_the_estimate_of_that_step(pipe: Pipeline) -> None:

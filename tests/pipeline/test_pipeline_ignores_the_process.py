@@ -50,6 +50,14 @@ SETTINGS: dict[str, Callable[[], contextlib.AbstractContextManager[Any]]] = {
 }
 
 
+@pytest.mark.parametrize("name", ["default device", "device of the thread", "inference"])
+def test_a_random_model_is_on_the_cpu_and_can_be_trained(name: str) -> None:
+    with SETTINGS[name]():
+        weight = micro().unet.conv_in.weight
+    assert weight.device.type == "cpu"
+    assert weight.requires_grad_().sum().backward() is None  # type: ignore[no-untyped-call]
+
+
 def clip(pipe: Pipeline) -> Tensor:
     return pipe.generate(PICTURE, steps=2, cut=2, frames=2, seed=1)
 

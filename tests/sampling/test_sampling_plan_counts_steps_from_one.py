@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -111,6 +113,18 @@ def test_a_plan_needs_a_step(steps: int) -> None:
 def test_embedding_steps_outside_the_run_are_refused(embedding: list[int]) -> None:
     with pytest.raises(ConfigError, match="a step with embedding must be"):
         plan(25, embedding=embedding)
+
+
+@pytest.mark.parametrize("guided", [[0], [26], ["a"]])
+def test_guided_steps_outside_the_run_are_refused(guided: list[int]) -> None:
+    with pytest.raises(ConfigError, match="a guided step must be"):
+        plan(25, guided=guided)
+
+
+@pytest.mark.parametrize("after", ["mean", None, ("cond",), {"context": "cond", "image": "cond"}])
+def test_a_pass_that_is_no_pair_is_refused(after: Any) -> None:
+    with pytest.raises(ConfigError, match=r"after must be \(context, latents\)"):
+        plan(25, 17, after)
 
 
 @pytest.mark.parametrize("after", [Branch("half"), Branch("mean", "zero")])  # type: ignore[arg-type]

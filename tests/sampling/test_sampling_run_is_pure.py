@@ -257,7 +257,12 @@ def test_latents_that_are_sent_take_the_place_of_the_records() -> None:
         (
             torch.zeros(2, 3),
             ConfigError,
-            r"returned \[2, 3\] after step 1, the latents are \[2, 3, 4, 5, 6\]",
+            r"returned \[2, 3\] of torch.float32 after step 1, the latents are \[2, 3, 4, 5, 6\]",
+        ),
+        (
+            torch.zeros(SHAPE, dtype=torch.complex64),
+            ConfigError,
+            r"of torch.complex64 after step 1, the latents are \[2, 3, 4, 5, 6\] of floating point",
         ),
         (
             torch.full(SHAPE, math.nan),

@@ -131,6 +131,21 @@ def test_guidance_acts_within_its_interval_and_before_the_cut(
             "lossless (lossy): cross-attentions cached, 9 guided and 0 cut steps, 34 network passes",
         ),
         (
+            PRESETS["lossless"],
+            {"guidance_interval": (0, 10_000)},
+            "lossless: cross-attentions cached, 25 guided and 0 cut steps, 50 network passes",
+        ),
+        (
+            PRESETS["lossless"],
+            {"embedding": ()},
+            "lossless (lossy): cross-attentions cached, 25 guided and 0 cut steps, 50 network passes",
+        ),
+        (
+            PRESETS["baseline"],
+            {"guidance": 1},
+            "baseline: as published, 0 guided and 0 cut steps, 25 network passes",
+        ),
+        (
             choose_preset("lossless", False, False),
             {},
             "lossless* (lossy): temporal and spatial cross-attention dropped, 25 guided and 0 cut steps, 50 network "

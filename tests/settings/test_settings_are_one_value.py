@@ -66,7 +66,7 @@ def settings(draw: st.DrawFn) -> Settings:
         "churn": st.none() | churns,
         "decode_chunk": st.none() | counts,
         "sequential": st.booleans(),
-        "seed": seeds | st.lists(seeds, max_size=5),
+        "seed": seeds | st.lists(seeds, min_size=1, max_size=5),
         "clips": st.none() | counts,
     }
     chosen = draw(st.sets(st.sampled_from(sorted(optional))))
@@ -225,8 +225,24 @@ BAD: list[tuple[str, Any]] = [
         for value in (40, {"s_churn": -1}, {"churn": 1}, {"s_tmin": math.inf}, {"s_noise": "1"})
     ),
     *(("sequential", value) for value in (1, "yes", None)),
-    *(("seed", value) for value in (-1, 2**63, 0.5, "7", [1.5], [2**63], None)),
+    *(("seed", value) for value in (-1, 2**63, 0.5, "7", [1.5], [2**63], None, (), torch.ones(2))),
 ]
+
+
+def test_numbers_of_sigmas_and_of_steps_do_not_contradict_each_other() -> None:
+    assert Settings(steps=2, sigmas=[9, 3]) == Settings(sigmas=[9, 3, 0])
+    assert Settings(sigmas=[9, 3]).replace(sigmas=[9, 3, 1]).steps == 3
+    assert Settings(steps=10, sigmas="ays").replace(sigmas=[9, 3]).steps == 2
+    for start in (Settings(), Settings(sigmas=[9, 3, 1])):
+        with pytest.raises(
+            ConfigError, match=r"2 sigmas \(the final 0 aside\) are as many steps, got steps=30"
+        ):
+            start.replace(steps=30, sigmas=[9, 3])
+
+
+@pytest.mark.parametrize("seeds", [[5, 6], range(5, 7), np.array([5, 6]), torch.tensor([5, 6])])
+def test_seeds_may_be_of_any_kind_of_sequence(seeds: Any) -> None:
+    assert Settings(seed=seeds).seed == (5, 6)
 
 
 @pytest.mark.parametrize(("name", "value"), BAD, ids=lambda value: repr(value)[:20])

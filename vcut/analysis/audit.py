@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import NoneType
@@ -24,7 +25,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vcut.analysis.text_table import Table
-from vcut.errors import NotFiniteError, check_type
+from vcut.config import number, whole_number
+from vcut.errors import ConfigError, NotFiniteError, check_type
 from vcut.unet import UNet, fold
 from vcut.unet.attention import Cached, CrossAttention, KeyValue
 from vcut.unet.transformer import Block
@@ -161,13 +163,23 @@ def audit(
             that were folded elsewhere.
 
     Raises:
-        ConfigError: shapes that do not fit.
+        ConfigError: shapes that do not fit, or ``folded`` is not the linear form of every softmax of ``unet``.
         NotFiniteError: NaN or infinity in a stream, where a maximum would mean nothing.
     """
     check_type("unet", unet, UNet)
     check_type("embedding", embedding, Tensor, NoneType)
     check_type("latents", latents, Tensor, NoneType)
+    check_type("folded", folded, UNet, NoneType)
+    sigma = number("sigma", sigma, least=sys.float_info.min)
+    seed = whole_number("seed", seed, least=0)
     config = unet.config
+    form = {"tca": config.tca and "linear_cached", "sca": config.sca and "linear_cached"}
+    if folded is not None and (got := {name: getattr(folded.config, name) for name in form}) != form:
+        raise ConfigError(f"folded must be the linear form of unet, of {form}, got {got}")
+    if embedding is not None and embedding.ndim not in (3, 4):
+        raise ConfigError(f"embedding must be [b, 1, {config.context_dim}], got {list(embedding.shape)}")
+    if latents is not None and latents.ndim != 5:
+        raise ConfigError(f"latents must be [b, f, {config.in_channels}, h, w], got {list(latents.shape)}")
     device = unet.conv_in.weight.device
     drawn: dict[str, Any] = dict(
         generator=torch.Generator().manual_seed(seed), dtype=torch.float32, device="cpu"
@@ -186,7 +198,7 @@ def audit(
     blocks = list(_blocks(unet))
     vectors: list[Cached] = [None] * len(blocks)
     if embedding.shape[-2] == 1:
-        folded = folded or fold(unet, tca=config.tca and "linear_cached", sca=config.sca and "linear_cached")
+        folded = folded or fold(unet, **form)
         vectors = [
             vector for pair in folded.cache_context(embedding, latents.shape[1]).blocks for vector in pair
         ]

@@ -7,9 +7,9 @@ context, their equation 4. Every value is known in advance, so no step has to as
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from vcut.config import Sampler, whole_number
 from vcut.errors import ConfigError
@@ -30,6 +30,27 @@ COND = Branch("cond", "cond")
 UNCOND = Branch("uncond", "uncond")
 MEAN = Branch("mean", "cond")
 """The pass of a cut step. The paper is silent on the image latents: they stay the conditional ones."""
+
+
+def branch_of(after: Any) -> Branch:
+    """The pass that a pair of words, or words by name, stand for.
+
+    Raises:
+        ConfigError: ``after`` is nothing of the kind, or a word is none.
+    """
+    try:
+        found = Branch(**after) if isinstance(after, Mapping) else Branch(*_pair(after))
+    except (TypeError, ValueError):
+        raise ConfigError(f"after must be (context, latents), got {after!r}") from None
+    for field, mix in found._asdict().items():
+        if not (isinstance(mix, str) and mix in get_args(Mix)):
+            raise ConfigError(f"{field} after the cut must be 'cond', 'mean' or 'uncond', got {mix!r}")
+    return found
+
+
+def _pair(words: Any) -> tuple[Any, Any]:
+    context, latents = words
+    return context, latents
 
 
 @dataclass(frozen=True)
@@ -64,7 +85,7 @@ Plan = tuple[Step, ...]
 def plan(
     steps: int,
     cut: int | None = None,
-    after: Branch = MEAN,
+    after: Branch | tuple[Mix, Mix] = MEAN,
     embedding: Collection[int] | None = None,
     guided: Collection[int] | None = None,
 ) -> Plan:
@@ -85,23 +106,21 @@ def plan(
     """
     steps = whole_number("steps", steps)
     cut = steps + 1 if cut is None else whole_number("the cut step", cut, most=steps + 1)
-    for field, mix in zip(Branch._fields, after, strict=True):
-        if mix not in get_args(Mix):
-            raise ConfigError(f"{field} after the cut must be 'cond', 'mean' or 'uncond', got {mix!r}")
-    with_embedding = (
-        range(1, steps + 1)
-        if embedding is None
-        else {whole_number("a step with embedding", number, most=steps) for number in embedding}
+    after = branch_of(after)
+    every = range(1, steps + 1)
+    with_embedding, with_guidance = (
+        every if numbers is None else {whole_number(what, number, most=steps) for number in numbers}
+        for what, numbers in (("a step with embedding", embedding), ("a guided step", guided))
     )
 
     def step(number: int) -> Step:
-        alone = guided is not None and number not in guided
+        alone = number not in with_guidance
         branches: tuple[Branch, ...] = (after,) if number >= cut else (COND,) if alone else (UNCOND, COND)
         if number not in with_embedding:
             branches = tuple(branch._replace(context="uncond") for branch in branches)
         return Step(number, branches, cut=number >= cut)
 
-    return tuple(step(number) for number in range(1, steps + 1))
+    return tuple(step(number) for number in every)
 
 
 def without_guidance(plan: Plan) -> Plan:

@@ -74,7 +74,7 @@ def triangle(minimum: float, maximum: float) -> Ramp:
     return Ramp(minimum, maximum, "triangle")
 
 
-Guidance = Scale | tuple[float, float] | float
+Guidance = Scale | Sequence[float] | float
 """A scale; or two numbers, at the first frame and at the last; or one number for all frames."""
 
 
@@ -93,6 +93,8 @@ def scale_of(guidance: Guidance) -> Scale:
         if getattr(given, "ndim", None) == 0 or (isinstance(given, Real) and not isinstance(given, bool)):
             return constant(given)
         first, last = given
+    except ConfigError:
+        raise
     except (TypeError, ValueError):
         raise ConfigError(
             "guidance must be one scale, (scale at the first frame, scale at the last), or a function such as "

@@ -215,9 +215,10 @@ def _fresh_noise(x: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
 
 def _in_place_of(x: Tensor, given: Tensor, step: Step) -> Tensor:
     """The latents ``given`` from outside after a step, in the dtype and on the device of ``x``."""
-    if given.shape != x.shape:
+    if given.shape != x.shape or not given.is_floating_point():
         raise ConfigError(
-            f"the callback returned {list(given.shape)} after step {step.number}, the latents are {list(x.shape)}"
+            f"the callback returned {list(given.shape)} of {given.dtype} after step {step.number}, the latents are "
+            f"{list(x.shape)} of floating point"
         )
     if not torch.isfinite(given).all():
         raise NotFiniteError(f"the callback returned latents with NaN or infinity after step {step.number}")

@@ -87,6 +87,8 @@ class CrossAttention(nn.Module):
 
     def cache(self, embedding: Tensor) -> KeyValue:
         """Keys and values ``[b, g, m, c]`` of ``embedding [b, g, m, d]``."""
+        if not embedding.shape[2]:
+            raise ConfigError("softmax attention needs a context of at least one token, got 0")
         return KeyValue(self.to_k(embedding), self.to_v(embedding))
 
     def forward(self, x: Tensor, cached: KeyValue) -> Tensor:

@@ -32,8 +32,8 @@ class Context(NamedTuple):
     """Values that one UNet computes once per clip, nested as the UNet is, and valid for its present weights.
 
     It holds what the cross-attentions compute from the embedding, and the embedded positions of the frames.
-    ``batch`` is the number of clips and ``frames`` that of their frames; ``tca`` and ``sca`` are the forms that it
-    was made for.
+    ``batch`` is the number of clips and ``frames`` that of their frames; ``widths`` are the channels of the levels,
+    ``tca`` and ``sca`` the forms that it was made for.
     """
 
     down: tuple[LevelContext, ...]
@@ -41,6 +41,7 @@ class Context(NamedTuple):
     up: tuple[LevelContext, ...]
     batch: int
     frames: int
+    widths: tuple[int, ...]
     tca: Mode
     sca: Mode
 
@@ -229,9 +230,10 @@ class UNet(nn.Module):
         d = self.config.context_dim
         if not torch.compiler.is_compiling():  # a compiler's number may be a symbol, and comes from latents
             frames = whole_number("frames", frames)
-        if embedding.ndim not in (3, 4) or embedding.shape[-1] != d:
+        if embedding.ndim not in (3, 4) or embedding.shape[-1] != d or not embedding.is_floating_point():
             raise ConfigError(
-                f"a context is [b, tokens, {d}] or [b, frames, tokens, {d}], got {list(embedding.shape)}"
+                f"a context is [b, tokens, {d}] or [b, frames, tokens, {d}] of floating point, got "
+                f"{list(embedding.shape)} of {embedding.dtype}"
             )
         if embedding.ndim == 4 and embedding.shape[1] != frames:
             raise ConfigError(
@@ -247,6 +249,7 @@ class UNet(nn.Module):
             up=tuple(level.cache_context(embedding, frames) for level in self.up),
             batch=embedding.shape[0],
             frames=frames,
+            widths=self._widths(),
             tca=self.config.tca,
             sca=self.config.sca,
         )
@@ -297,6 +300,9 @@ class UNet(nn.Module):
         numbers = sinusoid(time_ids, self.config.time_id_dim).flatten(1)
         return self.time_embed(noise) + self.vector_embed(numbers)
 
+    def _widths(self) -> tuple[int, ...]:
+        return tuple(level.channels for level in self.config.levels)
+
     def _check(self, x: Tensor, c_noise: Tensor, time_ids: Tensor) -> None:
         c = self.config
         if x.ndim != 5 or x.shape[2] != c.in_channels or 0 in x.shape:
@@ -314,6 +320,11 @@ class UNet(nn.Module):
             raise ConfigError(
                 f"the context was cached by a UNet with tca={context.tca!r}, sca={context.sca!r}, "
                 f"this one has tca={self.config.tca!r}, sca={self.config.sca!r}: cache it again"
+            )
+        if context.widths != self._widths():
+            raise ConfigError(
+                f"the context was cached by a UNet of {list(context.widths)} channels, this one has "
+                f"{list(self._widths())}: cache it again"
             )
         if (context.batch, context.frames) != tuple(x.shape[:2]):
             raise ConfigError(
