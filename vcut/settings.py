@@ -84,11 +84,11 @@ def _setting(default: Any, says: str, usual: str | None = None) -> Any:
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of a run. Equal settings, weights and pictures make equal clips.
+    """Settings of a run. Equal settings, weights and pictures make equal clips, to rounding.
 
     None stands for what the model was made for, and is filled in by :func:`vcut.settings.resolve`. Numbers may be of
-    any numeric type, sequences of any kind; they are stored as plain numbers and tuples. A value that a setting
-    cannot have raises :class:`ConfigError`, which names the setting, the expected and the found.
+    any numeric type, counts of any whole one, sequences of any kind; they are stored as plain numbers and tuples. A
+    value that a setting cannot have raises :class:`ConfigError`, which names the setting, the expected and the found.
     """
 
     frames: int | None = _setting(

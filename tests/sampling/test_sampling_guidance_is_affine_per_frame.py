@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -89,7 +90,9 @@ def test_triangle_is_the_minimum_at_both_ends_and_symmetric(
         assert float(scale[i]) == pytest.approx(minimum + (maximum - minimum) * wave, abs=1e-12)
 
 
-@pytest.mark.parametrize("number", [2, 1.5, np.float32(1.5), np.array(1.5), torch.tensor(1.5)])
+@pytest.mark.parametrize(
+    "number", [2, 1.5, Decimal("1.5"), np.float32(1.5), np.array(1.5), torch.tensor(1.5)]
+)
 def test_one_number_is_the_scale_of_all_frames(number: float) -> None:
     assert scale_of(number) == constant(float(number))
 

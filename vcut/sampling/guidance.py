@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Number
 from typing import Any, Literal, get_args
 
 import torch
@@ -90,7 +90,7 @@ def scale_of(guidance: Guidance) -> Scale:
     try:
         if isinstance(given, Mapping):
             return Ramp(**given)
-        if getattr(given, "ndim", None) == 0 or (isinstance(given, Real) and not isinstance(given, bool)):
+        if getattr(given, "ndim", None) == 0 or (isinstance(given, Number) and not isinstance(given, bool)):
             return constant(given)
         first, last = given
     except ConfigError:
