@@ -24,7 +24,7 @@ from vcut.sweeps.settings_table import Setting
 from vcut.sweeps.suite import Picture
 
 COMMON = ("dtypes", "threads", "enlarge", "kernels", "packing")
-"""What else is one for all clips of a sweep, for their pixels depend on it: fields of a Sweep and of a Record."""
+"""Fields of a Sweep and of a Record that are the same for all clips of a sweep: their pixels depend on them."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def _filled(record: Record, old: Sweep | None, file: Path) -> Record:
 
 
 def _common(of: Sweep | Record, seed: int) -> dict[str, Any]:
-    """What is one for all clips of a sweep. A GPU packs nothing, and says nothing of packing."""
+    """Values that are the same for all clips of a sweep, but the seed. A GPU says nothing of packing."""
     said = {key: value for key in COMMON if (value := getattr(of, key)) is not None}
     return {"weights": of.weights_sha256[:12], "seed": seed, **said}
 
