@@ -306,13 +306,11 @@ def test_what_the_run_makes_of_it_is_compared(
     assert says in capsys.readouterr().err
 
 
-def test_settings_that_no_clip_has_are_refused_by_line(
-    loaded: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_damaged_settings_are_refused_by_line(loaded: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert vcut_sweep("--steps", "2") == 0
     record = manifest.read(Path("OUT"))[1]
     manifest.append(Path("OUT/manifest.jsonl"), dataclasses.replace(record, settings={"steps": "x"}))
-    says = "OUT/manifest.jsonl, line 4: settings that no clip has: steps must be a whole number"
+    says = "OUT/manifest.jsonl, line 4: damaged settings: steps must be a whole number"
     for words in (["sweep", "pictures", "-o", "OUT", "--steps", "2"], ["score", "OUT", "--device", "cpu"]):
         assert cli.main(words) == 2
         err = capsys.readouterr().err.splitlines()

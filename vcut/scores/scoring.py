@@ -161,7 +161,7 @@ def _picture(out: Path, record: Record) -> Tensor:
     try:
         fit = Settings.from_dict(record.settings).fit
     except ConfigError as error:
-        raise ConfigError(f"{line_of(out, record)}: settings that no clip has: {error}") from error
+        raise ConfigError(f"{line_of(out, record)}: damaged settings: {error}") from error
     return images.fitted(record.image, record.height, record.width, fit)
 
 

@@ -189,7 +189,7 @@ def _resolved(
         preset = choose_preset(setting["preset"].removesuffix("*"), setting["tca"], setting["sca"])
         run = resolve(Settings.from_dict(setting["settings"]), config, preset)
     except (ConfigError, LookupError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{where()}: settings that no clip has: {error}") from error
+        raise ConfigError(f"{where()}: damaged settings: {error}") from error
     decided = ("frames", "height", "width", "fps", "motion_bucket", "cut")
     settings = run.settings.replace(
         **{name: getattr(run, name) for name in decided},
