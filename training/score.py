@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
     if not known:
         raise ConfigError(f"{args.out} holds no clips of a sweep of the pictures of training.example")
     failed = scoring.score(args.out, known, [FUTURE], {}, warn=lines.warn)
-    print(f"{args.out}: the future of {len(known) - failed} clips")
+    print(f"{args.out}: the future of {len(known) - len(failed)} clips")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

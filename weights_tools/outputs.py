@@ -161,6 +161,18 @@ def lock_alone(file: IO[Any]) -> bool | None:
     return True
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, and those that it lies in, unless it is there.
+
+    Raises:
+        VcutError: it cannot be made; a file is in its place, perhaps.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise VcutError(f"the folder {path} cannot be made: {error.strerror}") from error
+
+
 def check_file(path: Path, overwrite: bool) -> None:
     """Raise now what :func:`replacing` would raise about a file at ``path``. Permissions are not looked at."""
     _check_target(path, overwrite)

@@ -20,7 +20,7 @@ from vcut.scores.cache import Measure
 from vcut.scores.features import Encoder
 from vcut.scores.groups import Clip, Group
 from vcut.sweeps import manifest
-from vcut.sweeps.manifest import Record
+from vcut.sweeps.manifest import Key, Record
 
 Lines = dict[str, list[str]]
 
@@ -50,7 +50,7 @@ def counting(seen: list[str], name: str = "counted", source: str = "") -> Group:
     return Group(name, (measure,), lambda record: source, count)
 
 
-def run(out: Path, *chosen: Group) -> int:
+def run(out: Path, *chosen: Group) -> set[Key]:
     return scoring.score(out, manifest.read(out), chosen, {}, warn=print)
 
 
@@ -119,7 +119,7 @@ def test_a_line_that_was_cut_off_is_computed_again(tmp_path: Path, cut: int) -> 
     run(out, counting(seen))
     assert seen[3:] == seen[2:3]
     assert len(cache.read(file).scores) == 3
-    assert run(out, counting(seen)) == 0
+    assert run(out, counting(seen)) == set()
     assert len(seen) == 4
 
 
@@ -156,6 +156,50 @@ def test_a_damaged_clip_is_told_of_and_stops_nothing(
     assert summary["baseline"]["clip_consistency_vbench_style"]["images"] == 2
 
 
+@pytest.mark.parametrize("scored", [False, True])
+@pytest.mark.parametrize("fault", ["gone", "cut off"])
+def test_a_damaged_clip_has_no_scores_whether_it_was_scored_before_or_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: str, scored: bool
+) -> None:
+    out = tmp_path / "out"
+    write_sweep(tmp_path, ["baseline", "c17"], images=2, clips=1)
+    assert not scored or score(out) == 0
+    clip = out / "baseline" / "scene0-0.mp4"
+    clip.unlink() if fault == "gone" else clip.write_bytes(clip.read_bytes()[:-1])
+    capsys.readouterr()
+    assert score(out) == 2
+    why = f"{clip} is not the clip of the manifest, or is gone: run the sweep again"
+    assert [line for line in capsys.readouterr().err.splitlines() if "note" not in line] == [
+        f"vcut: skipped: {why}",
+        f"vcut: skipped: {out / 'c17' / 'scene0-0.mp4'}, for {why}",
+        "vcut: error: 2 of 4 clips could not be scored; the tables have all others",
+    ]
+    written = json.loads((out / "scores.json").read_text())
+    assert [bool(clip["scores"]) for clip in written["clips"]] == [False, True, False, True]
+    assert written["summary"]["baseline"]["temporal_flicker_vbench_style"]["images"] == 1
+
+
+def test_where_the_scores_belong_is_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_sweep(tmp_path, ["baseline"], images=1, clips=1)
+    (tmp_path / "out" / "scores").write_text("a file")
+    assert score(tmp_path / "out") == 2
+    assert "out/scores cannot be made: File exists" in capsys.readouterr().err
+
+
+def test_damaged_latents_of_an_older_manifest_are_told_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Which has neither their size nor their hash."""
+    records = write_sweep(tmp_path, ["baseline", "c17"], images=2, clips=1, latents=True)
+    kept = tmp_path / "out" / (records[2].latents or "")
+    kept.write_bytes(b"no latents")
+    assert score(tmp_path / "out") == 2
+    says = capsys.readouterr().err
+    assert f"skipped: {kept} holds no latents" in says
+    assert "remove it and run the sweep again" in says
+    assert "1 of 4 clips could not be scored" in says
+
+
 @pytest.mark.parametrize("fault", ["gone", "changed"])
 def test_a_picture_that_is_not_the_sweeps_stops_before_the_first_clip(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: str
@@ -180,6 +224,7 @@ def test_what_is_no_score_is_refused_by_line(tmp_path: Path) -> None:
         '{"file_sha256": "a", "source": "", "scores": {"psnr": NaN}}',
         '{"file_sha256": "a", "source": "", "scores": {"psnr": "high"}}',
         '{"file_sha256": "a", "source": "", "scores": 5}',
+        json.dumps({"file_sha256": "a", "source": "", "scores": {"psnr": 10**400}}),
         json.dumps({"measures": [measure]}),
     ):
         file.write_text(line)

@@ -187,6 +187,10 @@ def test_results_of_camera_motion_have_a_list_more(tmp_path: Path) -> None:
         ('{"i2v_subject": 0.9}', "holds no results"),
         ('{"i2v_subject": [0.9, [{"video_path": "a/b-0.mp4"}]]}', "holds no results"),
         ('{"i2v_subject": [0.9, [{"video_path": "a/b-0.mp4", "video_results": 1}]]}', "has no such clip"),
+        (
+            '{"i2v_subject": [0.9, [{"video_path": "baseline/scene0-0.mp4", "video_results": "NaN"}]]}',
+            "x.json holds no results of VBench (*_eval_results.json): i2v_subject of a clip must be a finite number",
+        ),
     ],
 )
 def test_what_is_no_result_is_refused(

@@ -38,7 +38,7 @@ def measured(tmp_path: Path, number: int) -> tuple[float, float, int]:
     clip.make_clip(Stub(tasks[0].run.preset), tasks[0], asked, out, False, print)  # type: ignore[arg-type]
     begun = time.thread_time()
     make = clip.clip_maker(Stub, asked, out)  # type: ignore[arg-type]
-    loop.gather(tasks, loop.one_by_one(tasks, make), out, say=note_peak, warn=pytest.fail)
+    loop.gather(tasks, loop.one_by_one(tasks, make), out / "manifest.jsonl", say=note_peak, warn=pytest.fail)
     making = time.thread_time() - begun
     begun = time.thread_time()
     complete = sweep.find_complete(out, tasks, manifest.read(out))
@@ -80,7 +80,8 @@ def test_no_clip_leaves_anything_in_memory(tmp_path: Path) -> None:
     tracemalloc.start()
     try:
         make = clip.clip_maker(Stub, asked, tmp_path / "OUT")  # type: ignore[arg-type]
-        loop.gather(tasks, loop.one_by_one(tasks, make), tmp_path / "OUT", say=note_held, warn=pytest.fail)
+        file = tmp_path / "OUT" / "manifest.jsonl"
+        loop.gather(tasks, loop.one_by_one(tasks, make), file, say=note_held, warn=pytest.fail)
     finally:
         tracemalloc.stop()
     # of the clips 40 to 120, whose records are 200 kB

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sweep_samples import describe
 
-from vcut.errors import ConfigError
+from vcut.errors import ConfigError, MediaError
 from vcut.sweeps import manifest
 from vcut.sweeps.manifest import Record
 
@@ -111,8 +112,24 @@ def test_a_clip_is_complete_only_as_it_was_written(tmp_path: Path) -> None:
         clip.write_bytes(content)
         assert manifest.is_complete(tmp_path, RECORD) is complete
     clip.write_bytes(b"abcd")
-    with_latents = dataclasses.replace(RECORD, latents="c17/latents/x.safetensors")
-    assert not manifest.is_complete(tmp_path, with_latents)
+
+
+@pytest.mark.parametrize("hashed", [True, False])
+def test_latents_are_complete_only_as_they_were_written(hashed: bool, tmp_path: Path) -> None:
+    kept = tmp_path / "c17" / "x.safetensors"
+    kept.parent.mkdir()
+    (tmp_path / RECORD.file).write_bytes(b"abcd")
+    older = dataclasses.replace(RECORD, latents="c17/x.safetensors")
+    record = dataclasses.replace(older, latents_bytes=4, latents_sha256=RECORD.file_sha256)
+    for content in (None, b"abc", b"abcx") if hashed else (None, b"abc"):
+        if content is not None:
+            kept.write_bytes(content)
+            # which says neither size nor hash
+            manifest.check_complete(tmp_path, older, hashed=hashed)
+        with pytest.raises(MediaError, match=r"x.safetensors has not the latents .*: run the sweep again"):
+            manifest.check_complete(tmp_path, record, hashed=hashed)
+    kept.write_bytes(b"abcd")
+    manifest.check_complete(tmp_path, record, hashed=hashed)
 
 
 def test_frames_are_hashed_by_their_values_not_by_their_layout() -> None:
@@ -137,14 +154,25 @@ def test_frames_are_hashed_by_their_values_not_by_their_layout() -> None:
         ("file", "../other/a-0.mp4"),
         ("setting", ".."),
         ("latents", "../a"),
+        ("file", "vcut/nul\0.mp4"),
+        ("latents", "vcut/\ud800"),
+        pytest.param("seconds", 10**400, id="seconds-10^400"),
+        ("seconds", math.nan),
+        ("seconds", math.inf),
+        ("seconds", -1),
+        ("height", 0),
+        pytest.param("bytes", 10**400, id="bytes-10^400"),
+        ("threads", -3),
     ],
 )
-def test_a_record_of_other_types_or_of_files_elsewhere_is_refused(
+def test_a_record_of_other_types_or_of_files_elsewhere_or_out_of_range_is_refused_by_line_and_key(
     field: str, value: object, tmp_path: Path
 ) -> None:
     put(tmp_path, dataclasses.replace(RECORD, **{field: value}))
-    with pytest.raises(ConfigError, match=r"manifest.jsonl, line 1 is no record of a clip"):
+    says = rf"manifest.jsonl, line 1 is no record of a clip: {field} (is|must be) "
+    with pytest.raises(ConfigError, match=says) as fault:
         manifest.read(tmp_path)
+    assert len(str(fault.value)) < 1000
 
 
 def test_a_line_too_deep_for_json_is_left_out(tmp_path: Path) -> None:
@@ -153,11 +181,23 @@ def test_a_line_too_deep_for_json_is_left_out(tmp_path: Path) -> None:
     assert manifest.read(tmp_path) == [RECORD]
 
 
-@pytest.mark.parametrize("fault", [{"settings": 5}, {"settings": ["a"]}, {"images": None}, {"clips": "2"}])
-def test_a_sweep_of_other_types_is_refused_and_says_what_to_do(
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"settings": 5},
+        {"settings": ["a"]},
+        {"images": None},
+        {"clips": "2"},
+        {"threads": -3},
+        {"threads": 10**9},
+        {"enlarge": 0},
+    ],
+)
+def test_a_sweep_of_other_types_or_out_of_range_is_refused_and_says_what_to_do(
     fault: dict[str, object], tmp_path: Path
 ) -> None:
+    (key,) = fault
     whole = dataclasses.asdict(describe(["vcut"]))
     (tmp_path / "sweep.json").write_text(json.dumps({**whole, **fault}))
-    with pytest.raises(ConfigError, match=r"sweep.json is not what a sweep writes .*: remove it"):
+    with pytest.raises(ConfigError, match=rf"sweep.json is not what a sweep writes \({key} .*: remove it"):
         manifest.read_sweep(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -206,8 +207,13 @@ def test_the_forms_are_those_that_the_sweep_began_with(
     says = f"note: packed as the sweep began, {other}; faster here may be {Packing()}"
     assert says in capsys.readouterr().err
     assert json.loads(Path("OUT/sweep.json").read_text())["packing"] == str(other)
-    assert vcut_sweep("--pack", str(Packing()), "--device", "cpu") == 2
-    assert "its packing is" in capsys.readouterr().err
+    for _ in range(2):
+        assert vcut_sweep("--pack", str(Packing()), "--device", "cpu") == 2
+        assert "its packing is" in capsys.readouterr().err
+        # then the manifest says the rest
+        Path("OUT/sweep.json").unlink(missing_ok=True)
+    assert vcut_sweep("--device", "cpu") == 0
+    assert json.loads(Path("OUT/sweep.json").read_text())["packing"] == str(other)
 
 
 def test_forms_that_are_none_are_refused_with_the_name_of_the_file(
@@ -219,6 +225,121 @@ def test_forms_that_are_none_are_refused_with_the_name_of_the_file(
     assert vcut_sweep("--device", "cpu") == 2
     says = "OUT/sweep.json: packing: matrices: expected blocks or plain, got 'rows'"
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "option", ["--enlarge 2", "--vae-dtype bfloat16", "--threads 2", "--no-pack", "--matmul-precision high"]
+)
+def test_a_damaged_sweep_json_can_be_removed_as_the_message_says(
+    option: str, loaded: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert vcut_sweep("--steps", "2", "--threads", "3", "--device", "cpu") == 0
+    file = Path("OUT/sweep.json")
+    file.write_text("{")
+    assert vcut_sweep("--steps", "2", "--device", "cpu") == 2
+    assert "remove it, for the manifests say how each clip was made" in capsys.readouterr().err
+    file.unlink()
+    assert vcut_sweep("--steps", "2", "--device", "cpu", *option.split()) == 2
+    assert "vcut/picture 0-0.mp4 is of another sweep: its " in capsys.readouterr().err
+    assert not file.exists()
+    assert vcut_sweep("--steps", "2", "--device", "cpu", "--clips", "2") == 0
+    assert "3 of them there already" in capsys.readouterr().out
+    assert json.loads(file.read_text())["threads"] == 3
+
+
+def test_beside_a_process_at_work_nothing_is_written(
+    loaded: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert vcut_sweep("--steps", "2", "--clips", "1") == 0
+    Path("OUT/manifest.jsonl").write_text("")
+    before = Path("OUT/sweep.json").read_bytes()
+    with manifest.alone(Path("OUT/manifest.jsonl")):
+        assert vcut_sweep("--steps", "2", "--enlarge", "2") == 2
+        assert "another process is at work on OUT/manifest.jsonl" in capsys.readouterr().err
+        assert vcut_sweep("--steps", "2", "--enlarge", "2", "--shard", "0/2") == 2
+        assert "OUT/sweep.json is of another sweep: its enlarge is 1" in capsys.readouterr().err
+        assert Path("OUT/sweep.json").read_bytes() == before
+        assert vcut_sweep("--steps", "2", "--shard", "0/2") == 0
+    assert sorted(path.name for path in Path("OUT").glob("manifest*")) == [
+        "manifest-0-of-2.jsonl",
+        "manifest.jsonl",
+    ]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--fps 12",
+        "--size 64x64",
+        "--frames 14",
+        "--motion-bucket 127",
+        "--sequential",
+        "--decode-chunk none",
+        "--guidance-min 1 --guidance-max 3 --noise-aug 0.02",
+    ],
+)
+def test_a_default_may_be_said_and_left_out(
+    words: str, loaded: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert vcut_sweep("--steps", "2") == 0
+    assert vcut_sweep("--steps", "2", *words.split()) == 0
+    assert "3 of them there already" in capsys.readouterr().out
+    assert vcut_sweep("--steps", "2") == 0
+    assert "3 of them there already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("--fps 11", "its fps is 12, asked for is 11"),
+        ("--frames 13", "its frames is 14, asked for is 13"),
+        ("--decode-chunk 13", "its decode_chunk is 14, asked for is 13"),
+        ("--steps 3", "its steps is 2, asked for is 3"),
+        ("--guidance-max 2", "its guidance is Ramp(minimum=1.0, maximum=3.0"),
+    ],
+)
+def test_what_the_run_makes_of_it_is_compared(
+    words: str, says: str, loaded: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert vcut_sweep("--steps", "2") == 0
+    assert vcut_sweep("--steps", "2", *words.split()) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_damaged_settings_are_refused_by_line(loaded: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert vcut_sweep("--steps", "2") == 0
+    record = manifest.read(Path("OUT"))[1]
+    manifest.append(Path("OUT/manifest.jsonl"), dataclasses.replace(record, settings={"steps": "x"}))
+    says = "OUT/manifest.jsonl, line 4: damaged settings: steps must be a whole number"
+    for words in (["sweep", "pictures", "-o", "OUT", "--steps", "2"], ["score", "OUT", "--device", "cpu"]):
+        assert cli.main(words) == 2
+        err = capsys.readouterr().err.splitlines()
+        assert err[-1].startswith(f"vcut: error: {says}")
+
+
+@pytest.mark.parametrize("fault", ["cut off", "changed", "gone"])
+def test_damaged_latents_are_made_again(
+    fault: str, loaded: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--steps", "2", "--keep-latents", "--preset", "baseline", "--preset", "vcut")
+    assert vcut_sweep(*words) == 0
+    kept = Path("OUT/vcut/latents/picture 1-0.safetensors")
+    whole = kept.read_bytes()
+    kept.unlink()
+    if fault != "gone":
+        kept.write_bytes(whole[:-9] if fault == "cut off" else whole[:-1] + b"x")
+    capsys.readouterr()
+    score = ["score", "OUT", "--device", "cpu", "--quiet"]
+    assert cli.main(score) == 2
+    says = f"{kept} has not the latents of the manifest, or is gone: run the sweep again"
+    skipped, failed = (line for line in capsys.readouterr().err.splitlines() if "note" not in line)
+    assert skipped == f"vcut: skipped: {says}"
+    assert failed.startswith("vcut: error: 1 of 6 clips could not be scored")
+    for options in (("--keep-latents",), ()):
+        assert vcut_sweep(*words[:2], *words[3:], *options) == 0
+        assert "5 of them there" in capsys.readouterr().out if options else True
+    assert kept.read_bytes() == whole
+    assert cli.main(score) == 0
 
 
 def test_settings_far_beyond_the_model_are_noted_once(
@@ -246,6 +367,7 @@ def test_a_toml_file_names_the_settings(loaded: list[str]) -> None:
         (("--settings", "settings.toml", "--cut", "3"), "--preset and --cut do not go with it"),
         (("--shard", "3/3"), "expected I/N with I from 0 to N - 1, as in 0/3, got '3/3'"),
         (("--shard", "1"), "expected I/N"),
+        (("--cpus-per-worker", "2"), "--cpus-per-worker goes with --ray"),
         (("--suite", "full"), "go with VBench's JSON file"),
         (("--clips", "1000000000"), "expected a whole number from 1 to 10000"),
         (("-o", "pictures"), "--output pictures is the folder of the pictures"),

@@ -15,7 +15,7 @@ import torch
 from sweep_stub import Stub, make_pictures, make_sweep
 
 from vcut import media
-from vcut.config import Preset
+from vcut.config import TINY, Preset, choose_preset
 from vcut.errors import ConfigError, NotFiniteError, VcutError
 from vcut.sweeps import clip, loop, manifest, sweep
 from vcut.sweeps.clip import Outcome
@@ -43,6 +43,7 @@ def go_on(
     *,
     latents: bool = False,
     bar: bool = False,
+    own: str = "manifest.jsonl",
     before: Callable[[], None] = lambda: None,
 ) -> Said:
     """What the command does: look at the folder, and make the clips that are not there."""
@@ -53,20 +54,21 @@ def go_on(
         return Stub(preset, before=before)
 
     records = manifest.read(out)
-    whole = sweep.join(out, asked, records)
-    complete = sweep.find_complete(out, tasks, records, latents=latents)
-    manifest.write_sweep(out, whole)
-    left = [task for task in tasks if task.key not in complete]
-    make = clip.clip_maker(load, whole, out, latents=latents)  # type: ignore[arg-type]
-    said.missing = loop.gather(
-        left,
-        loop.one_by_one(left, make),
-        out,
-        complete=len(complete),
-        say=said.lines.append,
-        warn=said.warnings.append,
-        bar=bar,
-    )
+    whole = sweep.join(out, asked, records, TINY, own)
+    with manifest.alone(out / own) as file:
+        complete = sweep.find_complete(out, tasks, records, latents=latents)
+        manifest.write_sweep(out, whole)
+        left = [task for task in tasks if task.key not in complete]
+        make = clip.clip_maker(load, whole, out, latents=latents)  # type: ignore[arg-type]
+        said.missing = loop.gather(
+            left,
+            loop.one_by_one(left, make),
+            file,
+            complete=len(complete),
+            say=said.lines.append,
+            warn=said.warnings.append,
+            bar=bar,
+        )
     return said
 
 
@@ -217,20 +219,86 @@ def test_what_contradicts_is_refused_by_name(
     refused("its seed is ", make_sweep(pictures, (baseline, vcut), seed=1))
     weights = dataclasses.replace(asked, weights_sha256="1" * 64)
     refused("its weights is '000000000000', asked for is '1{12}'", (weights, tasks))
-    if "sweep.json" in keep:
-        refused(
-            "its dtypes is .*float32.*float16",
-            (dataclasses.replace(asked, dtypes={"unet": "float16"}), tasks),
-        )
-        plain = dataclasses.replace(asked, kernels="plain")
-        refused("its kernels is 'packed', asked for is 'plain'", (plain, tasks))
-        blocks = dataclasses.replace(asked, packing="matrices=blocks")
-        refused("its packing is 'matrices=plain', asked for is 'matrices=blocks'", (blocks, tasks))
+    for says, change in (
+        ("its dtypes is .*float32.*float16", {"dtypes": {"unet": "float16"}}),
+        ("its threads is 1, asked for is 2", {"threads": 2}),
+        ("its enlarge is 1, asked for is 2", {"enlarge": 2}),
+        ("its kernels is 'packed', asked for is 'plain'", {"kernels": "plain"}),
+        (
+            "its packing is 'matrices=plain', asked for is 'matrices=blocks'",
+            {"packing": "matrices=blocks"},
+        ),
+    ):
+        refused(says, (dataclasses.replace(asked, **change), tasks))  # type: ignore[arg-type]
+    other_form = dataclasses.replace(vcut, preset=choose_preset("vcut", tca=True))
+    refused("its preset is 'vcut', asked for is 'vcut", make_sweep(pictures, (baseline, other_form)))
     pictures[1].path.write_bytes(pictures[0].path.read_bytes())
     says = r"pictures/picture 1.png is another picture than .*baseline/picture 1-0.mp4 was made of"
     refused(says, (asked, tasks))
     # a new setting would be compared with clips of the old picture
     refused(says, make_sweep(pictures, from_presets(["lossless"], [], lambda *_: {})))
+
+
+def test_two_forms_that_have_one_name_of_a_preset_are_two(out: Path, pictures: tuple[Picture, ...]) -> None:
+    (vcut,) = from_presets(["vcut"], [], lambda *_: {})
+    one, two = (
+        dataclasses.replace(vcut, preset=choose_preset("vcut", tca=mode, sca=mode)) for mode in (True, False)
+    )
+    go_on(out, *make_sweep(pictures, (one,), clips=1))
+    for gone in (False, True):
+        if gone:
+            (out / "sweep.json").unlink()
+        with pytest.raises(ConfigError, match=r"picture 0-0.mp4 .*: its tca is True, asked for is False"):
+            go_on(out, *make_sweep(pictures, (two,), clips=2))
+
+
+def older(out: Path) -> None:
+    """Make the manifest one of a version that left these fields to sweep.json."""
+    fields = ("tca", "sca", "dtypes", "threads", "enlarge", "kernels", "packing")
+    records = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
+    left = [{key: value for key, value in record.items() if key not in fields} for record in records]
+    (out / "manifest.jsonl").write_text("".join(json.dumps(record) + "\n" for record in left))
+
+
+def test_an_older_manifest_needs_its_sweep_json(out: Path, pictures: tuple[Picture, ...]) -> None:
+    (vcut,) = from_presets(["vcut"], [], lambda *_: {})
+    changed = dataclasses.replace(vcut, preset=choose_preset("vcut", tca=True))
+    asked, tasks = make_sweep(pictures[:1], (changed,), clips=1)
+    go_on(out, asked, tasks)
+    older(out)
+    assert not go_on(out, asked, tasks).lines
+    with pytest.raises(ConfigError, match="its enlarge is 1, asked for is 2"):
+        go_on(out, dataclasses.replace(asked, enlarge=2), tasks)
+    other_form = dataclasses.replace(vcut, preset=choose_preset("vcut", tca=True, sca=True))
+    with pytest.raises(ConfigError, match="its sca is 'linear_cached', asked for is True"):
+        go_on(out, *make_sweep(pictures[:1], (other_form,), clips=1))
+    (out / "sweep.json").unlink()
+    with pytest.raises(ConfigError, match=r"is of an older sweep whose sweep.json, .*, is gone: put it back"):
+        go_on(out, asked, tasks)
+
+
+def test_beside_a_shard_that_has_no_clip_yet_nothing_may_change(
+    out: Path, pictures: tuple[Picture, ...]
+) -> None:
+    (vcut,) = from_presets(["vcut"], [], lambda *_: {})
+    asked, tasks = make_sweep(pictures, (vcut,))
+    with manifest.alone(out / "manifest-0-of-2.jsonl"):
+        manifest.write_sweep(out, asked)
+        for says, changed in (
+            ("sweep.json .* its enlarge is 1", dataclasses.replace(asked, enlarge=2)),
+            ("sweep.json .* its seed is 0", dataclasses.replace(asked, seed=5)),
+            ("sweep.json .* its steps is 25", make_sweep(pictures, (other(vcut, steps=3),))[0]),
+        ):
+            with pytest.raises(ConfigError, match=says):
+                go_on(out, changed, tasks, own="manifest-1-of-2.jsonl")
+        assert manifest.read_sweep(out) == asked
+        go_on(out, asked, tasks[1::2], own="manifest-1-of-2.jsonl")
+        # a setting more is of both
+        more = from_presets(["baseline"], [], lambda *_: {})
+        go_on(out, *make_sweep(pictures, more), own="manifest-1-of-2.jsonl")
+    whole = manifest.read_sweep(out)
+    assert whole is not None
+    assert list(whole.settings) == ["vcut", "baseline"]
 
 
 def test_what_has_no_clip_yet_may_change(out: Path, pictures: tuple[Picture, ...]) -> None:
@@ -394,7 +462,7 @@ def test_an_estimate_goes_by_the_passes_that_are_left_and_the_time_that_has_gone
             yield task, record
 
     lines: list[str] = []
-    loop.gather(tasks, outcomes(), out, say=lines.append, warn=pytest.fail)
+    loop.gather(tasks, outcomes(), out / "manifest.jsonl", say=lines.append, warn=pytest.fail)
     # 132 of 182 passes are left after 50 s, 82 after 100 s, 41 after 150 s
     assert [line.rpartition("; ")[2] for line in lines] == [
         "1 of 4, about 2 min left",

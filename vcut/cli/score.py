@@ -84,7 +84,7 @@ def score(args: argparse.Namespace) -> None:
         vbench.read_results(args.out, results, records)
     progress = not args.quiet and sys.stderr.isatty()
     failed = scoring.score(args.out, records, groups, references, warn=lines.warn, progress=progress)
-    scored = report.report(baseline, *scoring.collect(args.out, records, groups))
+    scored = report.report(baseline, *scoring.collect(args.out, records, groups, failed))
     tables = table.tables(scored)
     markdown = "\n\n".join(each.markdown() for each in tables) + "\n"
     for name, text in (("scores.json", scored.json()), ("scores.csv", scored.csv()), ("scores.md", markdown)):
@@ -94,7 +94,9 @@ def score(args: argparse.Namespace) -> None:
     if not args.quiet:
         print("\n\n".join(map(str, tables)))
     if failed:
-        raise VcutError(f"{failed} of {len(records)} clips could not be scored; the tables have all others")
+        raise VcutError(
+            f"{len(failed)} of {len(records)} clips could not be scored; the tables have all others"
+        )
 
 
 def _groups(

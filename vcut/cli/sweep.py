@@ -75,6 +75,8 @@ def run(args: argparse.Namespace) -> None:
         raise ConfigError(f"--output {args.output} is the folder of the pictures: choose another")
     if args.ray and args.shard:
         raise ConfigError("--ray hands out the clips itself: --shard does not go with it")
+    if args.cpus_per_worker and not args.ray:
+        raise ConfigError("--cpus-per-worker goes with --ray; without it --threads says the same")
     hired = ray.connected(args.ray) if args.ray and not args.dry_run else contextlib.nullcontext()
     with hired as cluster:
         _make(args, settings, pictures, every, model, config, cluster)
@@ -103,20 +105,23 @@ def _make(
     models.warn_beyond(runs.values(), config)
     on_gpu = bool(cluster and cluster.gpus and args.device != "cpu")
     device = "cuda" if on_gpu else _own_device(models.device(args))
+    own = manifest.name_of(shard.number, shard.of)
     records, old = manifest.read(args.output), manifest.read_sweep(args.output)
+    begun: list[Sweep | Record] = [*([old] if old else ()), *records]
     kernels = "compiled" if args.compile else "packed" if args.pack else "plain"
-    args.pack = _packing(args, device, old)
+    args.pack = _packing(args, device, begun)
     if args.dry_run:
         # no weight is read: they are taken for those of the folder
-        weights = records[0].weights_sha256 if records else ""
+        weights = begun[0].weights_sha256 if begun else ""
     else:
         model, weights = _weights(model, args, say)
+    threads = args.threads or next((each.threads for each in begun if each.threads), None)
     asked = manifest.Sweep(
         model=args.model,
         unet=args.unet and str(args.unet),
         weights_sha256=weights,
         dtypes=_dtypes(args, device),
-        threads=args.threads or (old and old.threads) or args.cpus_per_worker or models.threads(config),
+        threads=threads or args.cpus_per_worker or models.threads(config),
         clips=args.clips,
         seed=args.seed,
         enlarge=args.enlarge,
@@ -125,33 +130,31 @@ def _make(
         kernels=kernels,
         packing=str(args.pack) if args.pack else None,
     )
-    whole = sweep.join(args.output, asked, records)
     tasks = shard.part(every)
-    complete = sweep.find_complete(args.output, tasks, records, latents=args.keep_latents)
+    # what is refused is refused before anything is written, the lock included
+    sweep.join(args.output, asked, records, config, own)
     if args.dry_run:
+        complete = sweep.find_complete(args.output, tasks, records, latents=args.keep_latents)
         print(_bill(tasks, complete, records, config, args))
         return
-    manifest.write_sweep(args.output, whole)
-    for setting, run in runs.items():
-        say(f"setting  {setting}: {run.sampling}")
-    say(f"sweep    {len(tasks)} clips in {args.output}, {len(complete)} of them there already")
-    left = [task for task in tasks if task.key not in complete]
-    if cluster:
-        start = functools.partial(_start, args, device, whole, Path.cwd())
-        cores = args.cpus_per_worker or (1 if on_gpu else whole.threads)
-        outcomes = ray.handed_out(cluster, left, start, cores=cores, gpu=on_gpu, warn=lines.warn)
-    else:
-        outcomes = loop.one_by_one(left, _maker(args, model, device, whole, say))
-    missing = loop.gather(
-        left,
-        outcomes,
-        args.output,
-        complete=len(complete),
-        name=manifest.name_of(shard.number, shard.of),
-        say=say,
-        warn=lines.warn,
-        bar=sys.stderr.isatty() and not args.quiet,
-    )
+    with manifest.alone(args.output / own) as file:
+        # another process may have written since
+        records = manifest.read(args.output)
+        whole = sweep.join(args.output, asked, records, config, own)
+        complete = sweep.find_complete(args.output, tasks, records, latents=args.keep_latents)
+        manifest.write_sweep(args.output, whole)
+        for setting, run in runs.items():
+            say(f"setting  {setting}: {run.sampling}")
+        say(f"sweep    {len(tasks)} clips in {args.output}, {len(complete)} of them there already")
+        left = [task for task in tasks if task.key not in complete]
+        if cluster:
+            start = functools.partial(_start, args, device, whole, Path.cwd())
+            cores = args.cpus_per_worker or (1 if on_gpu else whole.threads)
+            outcomes = ray.handed_out(cluster, left, start, cores=cores, gpu=on_gpu, warn=lines.warn)
+        else:
+            outcomes = loop.one_by_one(left, _maker(args, model, device, whole, say))
+        bar = sys.stderr.isatty() and not args.quiet
+        missing = loop.gather(left, outcomes, file, complete=len(complete), say=say, warn=lines.warn, bar=bar)
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         says = f"{len(missing)} of {len(tasks)} clips are missing: {', '.join(missing[:3])}{more}"
@@ -236,13 +239,15 @@ def _dtypes(args: argparse.Namespace, device: str | None) -> dict[str, str]:
     }
 
 
-def _packing(args: argparse.Namespace, device: str | None, old: Sweep | None) -> Packing | Literal[False]:
+def _packing(
+    args: argparse.Namespace, device: str | None, begun: Sequence[Sweep | Record]
+) -> Packing | Literal[False]:
     """The forms of ``--pack``, else those that the sweep began with, else this CPU's; False if nothing is packed."""
     import torch
 
     from vcut import loading
     from vcut.layers import Packing
-    from vcut.sweeps.manifest import SWEEP
+    from vcut.sweeps.manifest import SWEEP, Record
 
     on_cpu = torch.device(device or loading.default_device()).type == "cpu"
     if not args.pack or not on_cpu or args.compile or args.offload:
@@ -250,11 +255,12 @@ def _packing(args: argparse.Namespace, device: str | None, old: Sweep | None) ->
     if isinstance(args.pack, Packing):
         return args.pack
     packing = own = Packing()
-    if old and old.packing:
+    if first := next((each for each in begun if each.packing), None):
         try:
-            packing = Packing.parse(old.packing)
+            packing = Packing.parse(first.packing or "")
         except ConfigError as error:
-            raise ConfigError(f"{args.output / SWEEP}: packing: {error}") from error
+            file = first.file if isinstance(first, Record) else SWEEP
+            raise ConfigError(f"{args.output / file}: packing: {error}") from error
         if packing != own:
             lines.warn(f"note: packed as the sweep began, {packing}; faster here may be {own}")
     return packing

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from vcut.errors import ConfigError
 from vcut.sweeps import json_lines
+from weights_tools.outputs import make_folder
 
 FOLDER = "scores"
 """Folder of the files in that of a sweep."""
@@ -66,14 +67,14 @@ def read(path: Path) -> Cached:
             # the last one counts, and comes last
             found.scores.pop(key, None)
             found.scores[key] = _checked(data["scores"])
-        except (TypeError, KeyError, ValueError, AttributeError) as error:
+        except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
             raise ConfigError(f"{path}, line {number} is no score of a clip: {error!r}") from error
     return found
 
 
 def announce(path: Path, measures: Sequence[Measure]) -> None:
     """Write what the scores of a file mean, unless it says so already."""
-    path.parent.mkdir(exist_ok=True)
+    make_folder(path.parent)
     if any(read(path).measures.get(measure.name) != measure for measure in measures):
         json_lines.append(path, {"measures": [dataclasses.asdict(measure) for measure in measures]})
 

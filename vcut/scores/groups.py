@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from vcut.errors import MediaError
 from vcut.scores import consistency as equations
 from vcut.scores import fidelity
 from vcut.scores.cache import Measure, Scores
@@ -41,6 +43,7 @@ class Group:
     source: Callable[[Record], str | None]
     score: Callable[[Clip], Scores]
     needs_picture: bool = False
+    needs_reference: bool = False
 
 
 def pixels() -> Group:
@@ -123,8 +126,16 @@ def baseline_fidelity(
         if with_ssim:
             scores[ssim.name] = fidelity.ssim(clip.frames, frames)
         if record.latents and reference.latents:
-            ours, theirs = (load_file(out / path)["latents"] for path in (record.latents, reference.latents))
+            ours, theirs = (_latents(out / path) for path in (record.latents, reference.latents))
             scores[latents.name] = fidelity.latent_distance(ours, theirs)
         return scores
 
-    return Group("fidelity", (psnr, ssim, latents), source, score)
+    return Group("fidelity", (psnr, ssim, latents), source, score, needs_reference=True)
+
+
+def _latents(file: Path) -> Tensor:
+    try:
+        return load_file(file)["latents"]
+    except (OSError, SafetensorError, LookupError) as error:
+        # the records of older sweeps have no hash of them
+        raise MediaError(f"{file} holds no latents ({error}): remove it and run the sweep again") from error

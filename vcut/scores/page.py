@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 from vcut import __version__
-from vcut.errors import ConfigError, MediaError, OutputExistsError
+from vcut.errors import ConfigError, OutputExistsError
 from vcut.scores.cache import Measure
 from vcut.sweeps import json_lines, manifest
 from vcut.sweeps.manifest import Key, Record
@@ -183,10 +183,7 @@ def _check_clips(out: Path, records: Sequence[Record], link: bool) -> None:
             f"choose clips with --images {fit} or --worst {fit}, or leave them where they are with --link"
         )
     for record in records:
-        if not manifest.is_complete(out, record):
-            raise MediaError(
-                f"{out / record.file} is not the clip of the manifest, or is gone: run the sweep again"
-            )
+        manifest.check_complete(out, record)
 
 
 def _clip(record: Record, identifier: str, values: Values) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache as once
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from vcut.scores import cache
 from vcut.scores.cache import Measure, Scores
 from vcut.scores.groups import Clip, Group
 from vcut.settings import Settings
-from vcut.sweeps.manifest import Record, file_sha256, is_complete
+from vcut.sweeps.manifest import Key, Record, check_complete, file_sha256, line_of
 from vcut.sweeps.runner import Say
 
 
@@ -30,10 +30,11 @@ def score(
     *,
     warn: Say,
     progress: bool = False,
-) -> int:
-    """Compute what the files of scores lack, and return the number of clips that could not be scored.
+) -> set[Key]:
+    """Compute what the files of scores lack, and return the clips that cannot be scored.
 
-    A kill loses at most the clip that is at work. A clip that is damaged or gone is told of, and stops nothing.
+    A kill loses at most the clip that is at work. A clip that is damaged or gone, or whose baseline is, is told of
+    and stops nothing, also if it was scored before. Of what is scored already sizes are looked at, not hashes.
 
     Args:
         out: folder of the sweep.
@@ -46,34 +47,48 @@ def score(
     Raises:
         ConfigError: a picture that the scores need is gone or another than it was; nothing was computed yet.
     """
-    missing = _missing(out, records, groups)
+    failed: set[Key] = set()
+
+    def is_sound(record: Record, groups: Sequence[Group], hashed: bool) -> bool:
+        compared = any(group.needs_reference and group.source(record) is not None for group in groups)
+        try:
+            _check_clips(out, record, baseline[record.name, record.index] if compared else None, hashed)
+        except MediaError as error:
+            warn(f"skipped: {error}")
+            failed.add(record.key)
+        return record.key not in failed
+
+    missing = _missing(out, [record for record in records if is_sound(record, groups, hashed=False)], groups)
     _check_pictures([record for record, lacking in missing if any(group.needs_picture for group in lacking)])
     for group in groups:
         cache.announce(_file(out, group.name), group.measures)
-    failed = 0
     bar = tqdm(total=len(missing), desc="scoring", unit="clip", disable=not progress)
     for key, clips in itertools.groupby(missing, key=lambda item: (item[0].name, item[0].index)):
-        reference = once(lambda key=key: _frames(out, baseline[key]))
+        reference = once(lambda key=key: media.read(out / baseline[key].file)[0])
         for record, lacking in clips:
+            bar.update()
+            if not is_sound(record, lacking, hashed=True):
+                continue
             try:
-                clip = Clip(record, _frames(out, record), partial(_picture, record), reference)
+                frames = media.read(out / record.file)[0]
+                clip = Clip(record, frames, partial(_picture, out, record), reference)
                 for group in lacking:
                     source = group.source(record) or ""
                     cache.append(_file(out, group.name), record.file_sha256, source, group.score(clip))
             except MediaError as error:
                 warn(f"skipped: {error}")
-                failed += 1
-            bar.update()
+                failed.add(record.key)
     bar.close()
     return failed
 
 
 def collect(
-    out: Path, records: Sequence[Record], groups: Sequence[Group]
+    out: Path, records: Sequence[Record], groups: Sequence[Group], failed: Collection[Key] = ()
 ) -> tuple[list[Measure], list[tuple[Record, Scores]]]:
     """All scores that a sweep has, and what they mean: of ``groups`` and of every other file in its folder of scores.
 
-    Of another file the source is not known: of one measure of a clip from several sources the last counts.
+    Clips that :func:`score` found to have ``failed`` have none. Of another file the source is not known: of one
+    measure of a clip from several sources the last counts.
 
     Raises:
         ConfigError: a file that cannot be understood.
@@ -88,6 +103,9 @@ def collect(
     collected: list[tuple[Record, Scores]] = []
     for record in records:
         found: Scores = {}
+        if record.key in failed:
+            collected.append((record, found))
+            continue
         for name, group in wanted.items():
             key = record.file_sha256, group.source(record) or ""
             found |= files[name].scores.get(key, {}) if name in files else {}
@@ -128,17 +146,23 @@ def _check_pictures(records: Sequence[Record]) -> None:
             raise ConfigError(f"{record.image} was changed: the sweep's clips were made from another picture")
 
 
-def _frames(out: Path, record: Record) -> Tensor:
-    if not is_complete(out, record):
-        raise MediaError(
-            f"{out / record.file} is not the clip of the manifest, or is gone: run the sweep again"
-        )
-    return media.read(out / record.file)[0]
+def _check_clips(out: Path, record: Record, reference: Record | None, hashed: bool) -> None:
+    check_complete(out, record, hashed=hashed)
+    if reference is None:
+        return
+    try:
+        check_complete(out, reference, hashed=hashed)
+    except MediaError as error:
+        raise MediaError(f"{out / record.file}, for {error}") from error
 
 
-def _picture(record: Record) -> Tensor:
+def _picture(out: Path, record: Record) -> Tensor:
     """The picture as the model saw it, ``[3, H, W]`` in 0..1."""
-    return images.fitted(record.image, record.height, record.width, Settings.from_dict(record.settings).fit)
+    try:
+        fit = Settings.from_dict(record.settings).fit
+    except ConfigError as error:
+        raise ConfigError(f"{line_of(out, record)}: damaged settings: {error}") from error
+    return images.fitted(record.image, record.height, record.width, fit)
 
 
 def _file(out: Path, group: str) -> Path:

@@ -100,7 +100,8 @@ def _latency(report: Report) -> Table:
     for setting, clips in settings.items():
         uncut, *printed = PRINTED_SECONDS.get(clips[0].model, PRINTED_SECONDS["svd-xt"])
         at = dict(zip(CUTS, printed, strict=True)).get(cut_of(clips[0]) or 0)
-        ratios = mean[setting] / mean[report.baseline], at and at / uncut
+        # a clip of less than a millisecond has 0
+        ratios = mean[report.baseline] and mean[setting] / mean[report.baseline], at and at / uncut
         rows.append((setting, f"{mean[setting]:.2f}", *(f"{ratio:.2f}" if ratio else "" for ratio in ratios)))
     devices = ", ".join(dict.fromkeys(record.device for record, _ in report.clips))
     title = f"Latency of a clip on {devices}"

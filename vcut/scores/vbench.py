@@ -14,13 +14,14 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from vcut.config import number
 from vcut.errors import ConfigError
 from vcut.media import images
 from vcut.scores import cache
 from vcut.scores.cache import Measure
 from vcut.sweeps.manifest import Record
 from vcut.sweeps.suite import entries as read_entries
-from weights_tools.outputs import replacing
+from weights_tools.outputs import make_folder, replacing
 
 DIMENSIONS = {
     "i2v_subject": ("Video-image subject", "video_image_subject_consistency_vbench_style"),
@@ -66,7 +67,7 @@ def export(out: Path, records: Sequence[Record], suite: Path | None = None) -> P
         MediaError: a picture that VBench cannot read and that cannot be read here either.
     """
     root = (out / FOLDER).absolute()
-    root.mkdir(exist_ok=True)
+    make_folder(root)
     shape = records[0].width / records[0].height
     ratio = min(RATIOS, key=lambda name: abs(RATIOS[name] - shape))
     options = ["--dimension", *DIMENSIONS, "--ratio", ratio]
@@ -126,12 +127,16 @@ def _results(path: Path) -> list[tuple[str, Path, float]]:
     """Dimension, clip and score of every result in a file."""
     try:
         return [
-            (dimension, Path(each["video_path"]), float(each["video_results"]))
+            (
+                dimension,
+                Path(each["video_path"]),
+                number(f"{dimension} of a clip", float(each["video_results"])),
+            )
             for dimension, result in json.loads(path.read_text(encoding="utf-8")).items()
             # after the mean comes, of camera_motion, the mean of each motion, and last the list of clips
             for each in result[-1]
         ]
-    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
         raise ConfigError(f"{path} holds no results of VBench (*_eval_results.json): {error}") from error
 
 
@@ -150,7 +155,7 @@ def _write_images(folder: Path, records: Sequence[Record]) -> None:
     """Pictures as the model saw them, in RGB: VBench reads no transparency, and no other formats than these."""
     from PIL import Image
 
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     for record in {record.name: record for record in records}.values():
         pixels = images.fitted(record.image, record.height, record.width, record.settings.get("fit", "crop"))
         with replacing(folder / f"{record.name}.png", overwrite=True) as part:
@@ -159,7 +164,7 @@ def _write_images(folder: Path, records: Sequence[Record]) -> None:
 
 def _link(folder: Path, files: Sequence[Path]) -> None:
     """A folder with a link to each file, and without links that lead elsewhere."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for link in folder.iterdir():
         if link.is_symlink():
             link.unlink()

@@ -92,10 +92,12 @@ def make_clip(pipe: Pipeline, task: Task, sweep: Sweep, out: Path, latents: bool
 
     file = out / task.file
     file.parent.mkdir(parents=True, exist_ok=True)
+    kept: tuple[int, str] | tuple[None, None] = None, None
     if latents:
         (out / task.latents).parent.mkdir(exist_ok=True)
         with replacing(out / task.latents, overwrite=True) as target:
             save_file({"latents": sampled.cpu().contiguous()}, target)
+        kept = (out / task.latents).stat().st_size, manifest.file_sha256(out / task.latents)
     pictures = to_bytes(frames, sweep.enlarge, file)
     media.write(frames, file, run.fps, overwrite=True, crf=CRF, enlarge=sweep.enlarge)
     device = pipe.device
@@ -124,5 +126,14 @@ def make_clip(pipe: Pipeline, task: Task, sweep: Sweep, out: Path, latents: bool
         file_sha256=manifest.file_sha256(file),
         frames_sha256=manifest.frames_sha256(pictures),
         latents=task.latents if latents else None,
+        latents_bytes=kept[0],
+        latents_sha256=kept[1],
+        tca=run.preset.tca,
+        sca=run.preset.sca,
+        dtypes=sweep.dtypes,
+        threads=sweep.threads,
+        enlarge=sweep.enlarge,
+        kernels=sweep.kernels,
+        packing=sweep.packing if device.type == "cpu" else None,
         finished=datetime.now(UTC).isoformat(timespec="microseconds"),
     )

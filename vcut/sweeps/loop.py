@@ -33,22 +33,20 @@ def one_by_one(tasks: Iterable[Task], make: Maker) -> Iterator[tuple[Task, Outco
 def gather(
     tasks: Sequence[Task],
     outcomes: Iterable[tuple[Task, Outcome]],
-    out: Path,
+    file: Path,
     *,
     complete: int = 0,
-    name: str = "manifest.jsonl",
     say: Say,
     warn: Say,
     bar: bool = False,
 ) -> list[str]:
-    """Append the record of each clip of ``tasks`` to the manifest ``name`` in ``out``, as it is finished.
+    """Append the record of each clip of ``tasks`` to the manifest ``file``, as it is finished.
 
     Args:
         tasks: clips to make.
         outcomes: makes them: :func:`one_by_one`, or :func:`vcut.sweeps.ray.handed_out`.
-        out: the sweep's folder.
+        file: the manifest in the sweep's folder, which no other process writes: :func:`manifest.alone`.
         complete: clips that are there already, for the count.
-        name: the manifest, which no other process writes.
         say: takes a line for each clip, if there is no bar.
         warn: takes a line for each picture that cannot be read, and for each clip whose numbers overflow.
         bar: show a bar on stderr instead of the lines.
@@ -63,11 +61,8 @@ def gather(
     unreadable: set[Path] = set()
     missing: list[str] = []
     made, total, begun = 0, complete + len(tasks), time.perf_counter()
-    work, left = 0, sum(map(work_of, tasks))
-    with (
-        manifest.alone(out / name) as file,
-        tqdm(total=total, initial=complete, bar_format=BAR, disable=not bar) as shown,
-    ):
+    work, left, out = 0, sum(map(work_of, tasks)), file.parent
+    with tqdm(total=total, initial=complete, bar_format=BAR, disable=not bar) as shown:
         try:
             for folder in (out, *out.glob("*/"), *out.glob("*/latents/")):
                 remove_leftovers(folder)

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -18,12 +19,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vcut.errors import ConfigError, VcutError
+from vcut import config
+from vcut.errors import ConfigError, MediaError, VcutError
 from vcut.sweeps import json_lines
-from weights_tools.outputs import lock_alone, replacing
+from weights_tools.outputs import lock_alone, make_folder, replacing
 
 SWEEP = "sweep.json"
 """Name of the file that says what the sweep is."""
+
+NO_NAME = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")
+"""Characters that no file's name has."""
 
 Key = tuple[str, str, int]
 """A clip: name of its setting, name of its picture, its number."""
@@ -94,6 +99,18 @@ class Record:
     frames_sha256: str
     # file of the sampler's last latents, relative to the sweep's folder, if they were kept
     latents: str | None = None
+    # its size and hash; older manifests do not say them
+    latents_bytes: int | None = None
+    latents_sha256: str | None = None
+    # as Preset; older manifests do not say them, nor the five that follow, which are as Sweep's
+    tca: bool | str | None = None
+    sca: bool | str | None = None
+    dtypes: dict[str, str] | None = None
+    threads: int | None = None
+    enlarge: int | None = None
+    kernels: str | None = None
+    # none where no CPU computes
+    packing: str | None = None
     # as Sweep.unet
     unet: str | None = None
     # UTC, as 2026-01-31T23:59:59.123456+00:00: of two records of a clip the later one counts
@@ -135,12 +152,16 @@ def read_sweep(out: Path) -> Sweep | None:
         ConfigError: its ``sweep.json`` is not one.
     """
     try:
-        return json_lines.typed(Sweep, json.loads((out / SWEEP).read_text()))
+        sweep = json_lines.typed(Sweep, json.loads((out / SWEEP).read_text()))
+        for name in ("threads", "clips", "enlarge"):
+            config.whole_number(name, getattr(sweep, name), most=config.LARGEST)
+        return sweep
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise ConfigError(
-            f"{out / SWEEP} is not what a sweep writes ({error}): remove it, for the manifests say the rest"
+            f"{out / SWEEP} is not what a sweep writes ({error}): remove it, for the manifests say how "
+            "each clip was made"
         ) from error
 
 
@@ -150,10 +171,7 @@ def write_sweep(out: Path, sweep: Sweep) -> None:
     Raises:
         VcutError: the folder cannot be written.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise VcutError(f"the folder {out} cannot be made: {error.strerror}") from error
+    make_folder(out)
     with replacing(out / SWEEP, overwrite=True) as target:
         target.write_text(json.dumps(dataclasses.asdict(sweep), indent=1) + "\n")
 
@@ -163,8 +181,9 @@ def alone(path: Path) -> Iterator[Path]:
     """Yield the manifest at ``path`` while no other process of this system may do so; a kill ends that too.
 
     Raises:
-        VcutError: another process is at work, or the file cannot be written.
+        VcutError: another process is at work, or the file or its folder cannot be written.
     """
+    make_folder(path.parent)
     try:
         file = path.open("ab")
     except OSError as error:
@@ -183,14 +202,44 @@ def append(path: Path, record: Record) -> None:
     json_lines.append(path, dataclasses.asdict(record))
 
 
+def check_complete(out: Path, record: Record, *, hashed: bool = True) -> None:
+    """Raise :class:`MediaError` unless the clip of ``record`` is there as it was written, and its latents if kept.
+
+    Sizes are compared, and hashes if ``hashed``.
+    """
+    for name, path, size, sha256 in (
+        ("clip", record.file, record.bytes, record.file_sha256),
+        ("latents", record.latents, record.latents_bytes, record.latents_sha256),
+    ):
+        if path is None:
+            continue
+        file = out / path
+        try:
+            whole = file.is_file() and size in (None, file.stat().st_size)
+            whole = whole and (not hashed or sha256 in (None, file_sha256(file)))
+        except OSError:
+            whole = False
+        if not whole:
+            fault = "is not the clip" if name == "clip" else "has not the latents"
+            raise MediaError(f"{file} {fault} of the manifest, or is gone: run the sweep again")
+
+
 def is_complete(out: Path, record: Record) -> bool:
-    """Whether the clip of ``record`` is there, with its size and its hash, and its latents if they were kept."""
-    file = out / record.file
+    """Whether the clip of ``record`` is there as it was written, and its latents if they were kept."""
     try:
-        whole = file.stat().st_size == record.bytes and file_sha256(file) == record.file_sha256
-    except OSError:
+        check_complete(out, record)
+    except MediaError:
         return False
-    return whole and (record.latents is None or (out / record.latents).exists())
+    return True
+
+
+def line_of(out: Path, record: Record) -> str:
+    """Manifest and line of a record, for a message."""
+    for file in sorted(out.glob("manifest*.jsonl")):
+        for number, data in json_lines.read(file):
+            if json_lines.typed(Record, data) == record:
+                return f"{file}, line {number}"
+    return f"{out / record.file}"
 
 
 def file_sha256(path: Path) -> str:
@@ -208,9 +257,23 @@ def _records(file: Path) -> Iterator[Record]:
     for number, data in json_lines.read(file):
         try:
             record = json_lines.typed(Record, data)
-            for path in (record.setting, record.file, record.latents or ""):
-                if PurePath(path).is_absolute() or ".." in PurePath(path).parts:
-                    raise TypeError(f"{path} is outside of the sweep's folder")
+            _check(record)
             yield record
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise ConfigError(f"{file}, line {number} is no record of a clip: {error}") from error
+
+
+def _check(record: Record) -> None:
+    """Raise :class:`ConfigError` for a path that leads out of the sweep's folder, and for a number out of range."""
+    for name in ("setting", "name", "file", "image", "latents"):
+        path = getattr(record, name) or ""
+        if NO_NAME.search(path):
+            raise ConfigError(f"{name} must be a name that a file can have, got {path!r}")
+        outside = PurePath(path).is_absolute() or ".." in PurePath(path).parts
+        if outside and name in ("setting", "file", "latents"):
+            raise ConfigError(f"{name} must be a path in the sweep's folder, got {path!r}")
+    for name in ("frames", "height", "width", "fps", "bytes"):
+        config.whole_number(name, getattr(record, name), most=2**63 - 1)
+    config.number("seconds", record.seconds, 0, 1e9)
+    if record.threads is not None:
+        config.whole_number("threads", record.threads, most=config.LARGEST)

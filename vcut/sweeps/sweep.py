@@ -9,18 +9,22 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vcut.config import SVDConfig
+from vcut.config import SVDConfig, choose_preset
 from vcut.errors import ConfigError
-from vcut.settings import LARGEST_SEED, Run
+from vcut.settings import LARGEST_SEED, Run, Settings, resolve
 from vcut.sweeps import manifest
 from vcut.sweeps.manifest import Key, Record, Sweep
 from vcut.sweeps.settings_table import Setting
 from vcut.sweeps.suite import Picture
+
+COMMON = ("dtypes", "threads", "enlarge", "kernels", "packing")
+"""Fields of a Sweep and of a Record that are the same for all clips of a sweep: their pixels depend on them."""
 
 
 @dataclass(frozen=True)
@@ -82,42 +86,47 @@ def weights_sha256(files: Sequence[Path]) -> str:
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
-def join(out: Path, asked: Sweep, records: Sequence[Record]) -> Sweep:
+def join(out: Path, asked: Sweep, records: Sequence[Record], config: SVDConfig, own: str) -> Sweep:
     """The sweep that the folder ``out`` holds together with the one that is asked for; nothing is written.
 
-    New settings, pictures and clips are added. What would mix two experiments in ``records`` is refused.
+    New settings, pictures and clips are added. What would mix two experiments is refused: beside ``records``, and
+    beside ``sweep.json`` if there are other manifests than ``own``, whose processes may have no clip yet.
 
     Raises:
         ConfigError: ``out`` holds files of no sweep; or clips of other weights, number types, packed forms or seeds,
-            of another picture of the same name, or of a setting of the same name with other values.
+            of another picture of the same name, or of a setting of the same name whose runs are others.
     """
     old = manifest.read_sweep(out)
     for folder in (out / name for name in asked.settings):
         if folder.exists() and not (folder.is_dir() and (old or records)):
             raise ConfigError(f"{folder} exists and is of no sweep: choose another folder")
+    if old and any(file.name != own for file in out.glob("manifest*.jsonl")):
+        file = out / manifest.SWEEP
+        _refuse_other(file, _common(old, old.seed), _common(asked, asked.seed))
+        for name in old.settings.keys() & asked.settings.keys():
+            if old.settings[name] != asked.settings[name]:
+                found = _resolved(old.settings[name], config, partial(str, f"{file}, {name}"))
+                _refuse_other(file, found, _resolved(asked.settings[name], config))
     named = {record.name for record in records} & asked.images.keys()
     hashes = {name: _hash_if_there(Path(asked.images[name])) for name in named}
     for record in records:
+        file = out / record.file
         # a picture that is gone cannot contradict its clips
         if hashes.get(record.name) not in (None, record.image_sha256):
             raise ConfigError(
-                f"{asked.images[record.name]} is another picture than {out / record.file} was made of: choose "
+                f"{asked.images[record.name]} is another picture than {file} was made of: choose "
                 "another folder, or another name for the picture"
             )
-        found: dict[str, Any] = {"weights": record.weights_sha256[:12], "seed": record.seed}
+        whole = _filled(record, old, file)
         seed = seed_of(record.name, record.index, asked.seed)
-        wanted: dict[str, Any] = {"weights": asked.weights_sha256[:12], "seed": seed}
+        _refuse_other(file, _common(whole, record.seed), _common(asked, seed))
         if setting := asked.settings.get(record.setting):
-            found |= {"preset": record.preset, **record.settings}
-            wanted |= {"preset": setting["preset"], **setting["settings"]}
-        _refuse_other(out / record.file, found, wanted)
+            form = {key: getattr(whole, key) for key in ("preset", "tca", "sca", "settings")}
+            if form != setting:
+                found = _resolved(form, config, partial(manifest.line_of, out, record))
+                _refuse_other(file, found, _resolved(setting, config))
     if old is None:
         return asked
-    if records:
-        common = ["dtypes", "threads", "enlarge", "kernels"]
-        # a GPU packs nothing, and older sweeps do not say it
-        common += ["packing"] if old.packing and asked.packing else []
-        _refuse_other(out, *({key: getattr(sweep, key) for key in common} for sweep in (old, asked)))
     return dataclasses.replace(
         asked,
         clips=max(old.clips, asked.clips),
@@ -152,12 +161,50 @@ def _hash_if_there(file: Path) -> str | None:
         return None
 
 
+def _filled(record: Record, old: Sweep | None, file: Path) -> Record:
+    """A record with what those of older manifests left to ``sweep.json``."""
+    if record.dtypes is not None:
+        return record
+    if old is None:
+        raise ConfigError(
+            f"{file} is of an older sweep whose {manifest.SWEEP}, which alone said its number types, is gone: put "
+            "it back, or choose another folder"
+        )
+    form = old.settings.get(record.setting, {})
+    common = {key: getattr(old, key) for key in COMMON}
+    return dataclasses.replace(record, tca=form.get("tca"), sca=form.get("sca"), **common)
+
+
+def _common(of: Sweep | Record, seed: int) -> dict[str, Any]:
+    """Values that are the same for all clips of a sweep, but the seed. A GPU says nothing of packing."""
+    said = {key: value for key in COMMON if (value := getattr(of, key)) is not None}
+    return {"weights": of.weights_sha256[:12], "seed": seed, **said}
+
+
+def _resolved(
+    setting: Mapping[str, Any], config: SVDConfig, where: Callable[[], str] = str
+) -> dict[str, Any]:
+    """Values of a setting, a ``Setting.to_dict()``, with those that the model and the preset decide filled in."""
+    try:
+        preset = choose_preset(setting["preset"].removesuffix("*"), setting["tca"], setting["sca"])
+        run = resolve(Settings.from_dict(setting["settings"]), config, preset)
+    except (ConfigError, LookupError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{where()}: damaged settings: {error}") from error
+    decided = ("frames", "height", "width", "fps", "motion_bucket", "cut")
+    settings = run.settings.replace(
+        **{name: getattr(run, name) for name in decided},
+        decode_chunk=min(run.settings.decode_chunk or run.frames, run.frames),
+        # two passes one after the other make the same clip
+        sequential=False,
+    )
+    return {"preset": preset.name, "tca": preset.tca, "sca": preset.sca, **vars(settings)}
+
+
 def _refuse_other(where: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Raise for the first value that ``found`` and ``wanted`` do not share."""
-    for key in dict.fromkeys((*found, *wanted)):
-        old, new = (repr(values[key]) if key in values else "its default" for values in (found, wanted))
-        if old != new:
+    """Raise for the first value that ``found`` and ``wanted`` both have, and that is not the same."""
+    for key in found:
+        if key in wanted and found[key] != wanted[key]:
             raise ConfigError(
-                f"{where} is of another sweep: its {key} is {old}, asked for is {new}; choose another folder, or "
-                "another name for what is new"
+                f"{where} is of another sweep: its {key} is {found[key]!r}, asked for is {wanted[key]!r}; choose "
+                "another folder, or another name for what is new"
             )
