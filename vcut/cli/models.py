@@ -295,7 +295,9 @@ def _introduce(pipe: Pipeline, seconds: float, args: argparse.Namespace) -> None
         lines.say(f"note     {pipe.note}")
     dtypes = {"--dtype": dtype, "--vae-dtype": args.vae_dtype, "--decode-dtype": args.decode_dtype}
     if pipe.device.type == "cpu" and (slow := _emulated(dtypes)):
-        lines.say(f"note     this CPU has no arithmetic for {' and '.join(slow)}: float32 is several times faster")
+        lines.say(
+            f"note     this CPU has no arithmetic for {' and '.join(slow)}: float32 is several times faster"
+        )
 
 
 def _emulated(dtypes: Mapping[str, str | None]) -> list[str]:
