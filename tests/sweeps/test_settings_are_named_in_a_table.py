@@ -170,7 +170,7 @@ def test_a_fault_names_file_table_and_key(text: str, says: str, tmp_path: Path) 
         ('embedding = "0-1"', 'embedding must be .*, got "0-1"'),
         ("embedding = 3", 'embedding must be "all", .*, got 3'),
         ('embedding = "20-26"', "a step with embedding must be a whole number from 1 to 25, got 26"),
-        ("guidance = inf", "the minimum of guidance must be a finite number, got inf"),
+        ("noise_aug = inf", "noise_aug must be a number from 0 to 10000, got inf"),
         ("guidance = [1, 2, 3]", rf"guidance must be {GUIDANCE}, got \[1, 2, 3\]"),
         ("guidance = {min = 1}", rf"guidance must be {GUIDANCE}, got "),
         ('after = "mean"', r'after must be \["mean", "cond"\] or .*, got "mean"'),
