@@ -325,6 +325,14 @@ def test_help_and_version_succeed(line: str, capsys: pytest.CaptureFixture[str])
     assert max(len(text) for text in out.splitlines()) < 110
 
 
+@pytest.mark.parametrize("command", ["generate", "cost"])
+def test_the_help_names_the_words_that_a_fault_offers(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([command, "--help"]) == 0
+    assert "--cut N|none|preset" in capsys.readouterr().out
+
+
 def start(*args: str, **options: Any) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(

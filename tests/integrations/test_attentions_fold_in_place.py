@@ -238,7 +238,7 @@ def test_it_says_what_it_did() -> None:
             {"after": "cond"},
             "after is for .* a cut on, and preset lossless has none: give cut",
         ),
-        (lambda: Pipe(), {"scheduler": Pipe().scheduler}, "scheduler is for .* preset lossless has none"),
+        (lambda: Pipe(), {"scheduler": "mine"}, "scheduler is for .* preset lossless has none"),
         (lambda: UNet(), {"cut": 3}, "give the pipeline, or scheduler="),
         (lambda: nn.Linear(1, 1), {}, "has no cross-attentions in spatio-temporal transformers"),
         (lambda: 3, {}, "a pipeline with a unet, or a UNet, got int"),

@@ -31,6 +31,7 @@ KEYS = (*(name for name in NAMES if name not in OF_THE_SWEEP), "preset", "tca", 
 """Keys of a table."""
 
 MODES = {"true": True, "false": False, "linear_cached": "linear_cached"}
+"""Modes of a cross-attention by the words of ``--tca`` and ``--sca``."""
 
 WORDS: dict[str, dict[str, Any]] = {
     "tca": MODES,
