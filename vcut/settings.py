@@ -57,7 +57,8 @@ OTHER_NAMES = {
     "num_inference_steps": "steps",
     "num_steps": "steps",
     "sampler_name": "sampler",
-    "scheduler": "sampler",
+    "scheduler": "sampler or sigmas",
+    "use_karras_sigmas": 'sigmas="karras"',
     "min_guidance_scale": "guidance=(minimum, maximum)",
     "max_guidance_scale": "guidance=(minimum, maximum)",
     "min_cfg": "guidance=(minimum, maximum)",
@@ -68,11 +69,17 @@ OTHER_NAMES = {
     "cond_aug": "noise_aug",
     "augmentation_level": "noise_aug=2 * augmentation_level",
     "decode_chunk_size": "decode_chunk",
+    "chunk": "decode_chunk",
     "decoding_t": "decode_chunk",
     "num_videos_per_prompt": "clips",
     "generator": "seed",
     "latents": "noise",
     "callback_on_step_end": "callback",
+    "callback_on_step_end_tensor_inputs": "callback, whose record has everything",
+    "init_image": "image, the first argument",
+    "input_path": "image, the first argument",
+    "output_type": "vcut.media.to_pil(frames) or vcut.media.to_bytes(frames)",
+    "return_dict": "the tensor that generate returns",
 }
 """Our names for the arguments of diffusers, of the official script and of ComfyUI (docs/coming_from.md)."""
 
@@ -169,7 +176,7 @@ class Settings:
         "frames decoded at a time, none for all; fewer need less memory and change the frames a little",
     )
     sequential: bool = _setting(
-        False, "run the two passes of a guided step one after the other: slower, less memory, equal output"
+        False, "run the two passes of a guided step one after the other: slower, less memory, equal output to rounding"
     )
     seed: int | Sequence[int] = _setting(
         0, "clip i of each picture is made from seed + i; or one seed for each clip"
@@ -390,7 +397,12 @@ def resolve(settings: Settings, config: SVDConfig, preset: Preset) -> Run:
     cut = preset.cut_step(steps) if settings.cut == "preset" else settings.cut
     sigmas = settings.levels()
     low, high = settings.guidance_interval or (0.0, math.inf)
-    guided = [number for number, sigma in enumerate(sigmas[:-1], start=1) if low <= sigma <= high]
+    # levels are computed, and an end of the interval may be meant to be one
+    guided = [
+        number
+        for number, sigma in enumerate(sigmas[:-1], start=1)
+        if low * (1 - 1e-9) <= sigma <= high * (1 + 1e-9)
+    ]
     evaluated = plan(steps, cut, settings.after, settings.embedding, guided)
     scales = tuple(frame_scales(scale_of(settings.guidance), frames).tolist())
     if all(scale == 1 for scale in scales):

@@ -69,7 +69,7 @@ def recipe(names: Collection[str], tca: Mode, sca: Mode) -> dict[str, tuple[str,
     have = dict(zip(("temporal", "spatial"), modes(names), strict=True))
     want: dict[str, Mode] = {"temporal": tca, "spatial": sca}
     for axis, flag in _FLAG.items():
-        _check(flag, have[axis], want[axis])
+        check_fold(flag, have[axis], want[axis])
 
     sources: dict[str, tuple[str, ...]] = {}
     for name in names:
@@ -114,7 +114,8 @@ def _mode(axis: str, blocks: dict[str, set[str]]) -> Mode:
     return forms.pop() if forms else False
 
 
-def _check(flag: str, have: Mode, want: Mode) -> None:
+def check_fold(flag: str, have: Mode, want: Mode) -> None:
+    """Raise :class:`ConfigError` unless cross-attentions of the mode ``have`` can get the mode ``want``."""
     check_mode(flag, want)
     if have is False and want is not False:
         raise ConfigError(

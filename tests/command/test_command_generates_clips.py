@@ -594,6 +594,52 @@ def test_a_run_far_beyond_the_model_is_warned_about_first(
         assert f" are {times} times as many pixels" in warnings
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("--guidance-interval 1000 2000", "cut, 700 to 3.87, none is in the guidance interval 1000 to 2000"),
+        ("--preset fast --cut 3", "cut, 700 to 54.5, none is in the guidance interval 0.3 to 25"),
+        ("--guidance-interval 1 2 --steps 1", "cut, 700 to 700, none is in the guidance interval 1 to 2"),
+        ("--guidance-interval 1000 2000 --guidance-max 1", None),
+        ("--guidance-interval 600 2000", None),
+        ("--cut 1", None),
+        ("--preset fast --cut 1", None),
+    ],
+)
+def test_an_interval_that_guides_no_step_is_noted(
+    photo: str, capsys: pytest.CaptureFixture[str], options: str, says: str | None
+) -> None:
+    """A cut at step 1, or guidance 1, says by itself that nothing is guided."""
+    assert vcut(photo, *options.split()) == 0
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("vcut: note: no step")]
+    assert notes == (
+        [f"vcut: note: no step is guided: of the noise levels before the {says}"] if says else []
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "slow"),
+    [
+        ("--vae-dtype float16", "--vae-dtype float16"),
+        ("--decode-dtype float16", "--decode-dtype float16"),
+        ("--vae-dtype float16 --decode-dtype float16", "--vae-dtype float16 and --decode-dtype float16"),
+        ("--vae-dtype bfloat16", None),
+    ],
+)
+def test_a_number_type_that_the_cpu_lacks_is_noted_for_the_option_that_asks_for_it(
+    photo: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: str,
+    slow: str | None,
+) -> None:
+    monkeypatch.setattr("vcut.kernels.runtime.is_emulated", lambda dtype: dtype == torch.float16)
+    assert vcut(photo, *options.split()) == 0
+    notes = [line for line in capsys.readouterr().out.splitlines() if "no arithmetic" in line]
+    says = f"note     this CPU has no arithmetic for {slow}: float32 is several times faster"
+    assert notes == ([says] if slow else [])
+
+
 def test_overwrite_replaces_clip_and_sheet(photo: str) -> None:
     for name in ("photo.mp4", "sheet.png"):
         Path(name).write_bytes(b"made before")

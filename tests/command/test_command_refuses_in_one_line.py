@@ -150,6 +150,8 @@ FAULTS = {
     "generate photo.jpg --noise-aug nan": "--noise-aug: expected a number of at least 0",
     "generate photo.jpg --guidance-min inf": "--guidance-min: expected a number",
     "generate photo.jpg --guidance-max much": "--guidance-max: expected a number",
+    "generate photo.jpg --memory 0": "--memory: expected auto or a number of GiB from 0.001 to 1000000, got '0'",
+    "generate photo.jpg --memory 2e6": "--memory: expected auto or a number of GiB from 0.001 to 1000000",
     "generate photo.jpg --guidance-interval 25 0.3": "the lowest noise level and the highest",
     "generate photo.jpg --guidance-interval -1 25": "--guidance-interval: expected a number of at least 0",
     "generate photo.jpg --seed 9223372036854775807 --clips 2 -o work/": "must be below 2^63",
@@ -321,6 +323,14 @@ def test_help_and_version_succeed(line: str, capsys: pytest.CaptureFixture[str])
     assert "vcut" in out
     assert err == ""
     assert max(len(text) for text in out.splitlines()) < 110
+
+
+@pytest.mark.parametrize("command", ["generate", "cost"])
+def test_the_help_names_the_words_that_a_fault_offers(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([command, "--help"]) == 0
+    assert "--cut N|none|preset" in capsys.readouterr().out
 
 
 def start(*args: str, **options: Any) -> subprocess.Popen[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 import vcut
 from vcut import cli
 from vcut.analysis.cost import CostReport, cost
-from vcut.config import CONFIGS, CLIPConfig, Level, Preset, SVDConfig, UNetConfig, VAEConfig
+from vcut.config import CONFIGS, CLIPConfig, Level, Preset, PresetName, SVDConfig, UNetConfig, VAEConfig
 from vcut.errors import ConfigError
 from vcut.settings import Settings
 
@@ -180,6 +181,35 @@ def test_the_command_prints_json_for_the_size_asked(capsys: pytest.CaptureFixtur
 def test_the_command_prints_tables(capsys: pytest.CaptureFixture[str]) -> None:
     command("cost", "small", "--preset", "lossless", "--cut", "9")
     assert "cut at step 9 of 25: 8 guided and 17 cut steps" in capsys.readouterr().out
+
+
+def test_the_command_prices_guidance_in_an_interval_of_named_levels(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """On the levels of Align Your Steps six of ten are in this interval, on those of Karras three."""
+    options = ("--preset", "lossless", "--steps", "10", "--guidance-interval", "0.3", "25")
+    for sigmas, guided in (("ays", 6), ("karras", 3)):
+        command("cost", *options, "--sigmas", sigmas, "--json")
+        assert json.loads(capsys.readouterr().out)["summary"]["guided"] == guided
+
+
+@pytest.mark.parametrize(
+    ("form", "preset", "says"),
+    [
+        ("lossless", "baseline", "take preset lossless"),
+        ("vcut", "lossless", "take preset vcut"),
+        ("lossless", "vcut", ""),
+    ],
+)
+def test_the_command_prices_what_folded_weights_can_run(
+    form: PresetName, preset: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "folded.safetensors"
+    vcut.save(vcut.load(preset=form), file)
+    assert cli.main(["cost", str(file), "--preset", preset]) == (2 if says else 0)
+    error = capsys.readouterr().err
+    assert says in error
+    assert bool(says) == ("cannot become" in error)
 
 
 def test_the_command_refuses_an_unknown_model(capsys: pytest.CaptureFixture[str]) -> None:

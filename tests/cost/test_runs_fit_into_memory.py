@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -116,13 +117,26 @@ def test_the_command_says_what_it_chose(tmp_path: Path, capsys: pytest.CaptureFi
         "cpu",
     ]
     assert cli.main([*words, "--memory", "4"]) == 0
-    assert "of 4.0 GiB: everything as asked" in capsys.readouterr().out
-    assert cli.main([*words, "--overwrite", "--memory", "0.2"]) == 2
-    assert "the least that this run takes" in capsys.readouterr().err
+    assert "of 4.00 GiB: everything as asked" in capsys.readouterr().out
     assert cli.main([*words, "--overwrite", "--offload", "--no-pack", "--memory", "4"]) == 0
-    assert "of 4.0 GiB: everything as asked" in capsys.readouterr().out
+    assert "of 4.00 GiB: everything as asked" in capsys.readouterr().out
     assert cli.main([*words, "--overwrite", "--memory", "auto"]) == 2
     assert "give a number of GiB" in capsys.readouterr().err
+
+
+def test_the_command_names_the_least_that_is_enough(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["generate", PICTURE, "-o", str(tmp_path / "a.gif"), "--steps", "1", "--device", "cpu"]
+    for given in ("0.01", "0.25", "0.499"):
+        assert cli.main([*words, "--memory", given]) == 2
+        start, says, advice = capsys.readouterr().err.removeprefix("vcut: error: ").split(": ")
+        assert start == f"--memory {given}"
+        assert advice == "take a smaller size or fewer frames\n"
+    least = re.fullmatch(r"the least that this run takes is (0\.\d\d) GiB", says)
+    assert least
+    assert cli.main([*words, "--memory", least[1]]) == 0
+    assert f"memory   {least[1]} of {least[1]} GiB: " in capsys.readouterr().out
 
 
 def test_on_a_cpu_offloading_is_not_counted_as_a_saving(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import StableVideoDiffusionPipeline
@@ -15,6 +16,7 @@ import vcut
 from training import world
 from training.config import HELD_OUT_SEED
 from vcut.loading import BOXED
+from vcut.media import images
 from weights_tools.convert import convert
 
 pytestmark = pytest.mark.parity
@@ -52,3 +54,13 @@ def test_the_frames_are_the_same(theirs: Any, preset: str, their_eps: bool) -> N
     expected = theirs(picture(), generator=generator, decode_chunk_size=8, **settings).frames[0]
     frames = ours.generate(picture(), seed=3, decode_chunk=None, frames=8, height=32, width=32, fps=7)
     assert relative_error(frames, expected) < (TOLERANCE if their_eps else NORMS)
+
+
+@pytest.mark.parametrize(("form", "least"), [("PIL", 0.01), ("array", 0.1)])
+def test_a_picture_is_resized_by_another_filter(theirs: Any, form: str, least: float) -> None:
+    """docs/coming_from.md: at the frame's own size it is the same, else near for a PIL image alone."""
+    for side in (32, 16):
+        given = picture() if form == "PIL" else np.asarray(picture(), np.float32)[None] / 255
+        expected = theirs.video_processor.preprocess(given, height=side, width=side)[0]
+        difference = (images.to_tensor(picture(), side, side, "resize") - expected).abs().max()
+        assert difference < 1e-6 if side == 32 else least < difference < 10 * least

@@ -11,8 +11,12 @@ import pytest
 from vcut.cli import sweep
 from vcut.config import SVD_XT, TINY, Preset
 from vcut.errors import ConfigError
+from vcut.sampling import Branch, Churn, Ramp
 from vcut.settings import Settings
 from vcut.sweeps.settings_table import Setting, from_presets, from_toml
+
+FILE = r"settings\.toml, table \[a\]: "
+GUIDANCE = r'2\.0, \[1\.0, 3\.0\] or \{shape = "triangle", minimum = 1\.0, maximum = 3\.0\}'
 
 
 def nothing(preset: Preset, defaults: Any) -> dict[str, Any]:
@@ -131,11 +135,17 @@ def test_the_preset_fast_starts_from_settings_of_its_own(tmp_path: Path) -> None
         ('["a\\nb"]', "cannot be the name"),
         (f"[{'z' * 61}]", "at most 60"),
         ("[a]\n[A]", "two tables whose names differ in capitals alone"),
-        ("[a]\nfps = 500", r"setting a: a/\*.mp4: .* at most 240 frames per second"),
+        ("[a]\nfps = 500", FILE + r"a/\*.mp4: .* at most 240 frames per second"),
+        ("[a]\nheight = 60", FILE + r"height 60 is not a multiple of 8"),
         ("[a]\nsteps = 99999999999", "steps must be a whole number from 1 to 10000"),
         ("['a/b']\ncut = 3", r"table \[a/b\]: 'a/b' cannot be the name"),
         ("['..']\ncut = 3", r"'..' cannot be the name"),
         ("cut = 17", r"settings.toml: cut stands outside of a table"),
+        ("cuts = [17]", r"settings.toml: cuts stands outside of a table"),
+        (
+            "[[a]]\ncut = 17",
+            r"settings.toml: \[\[a\]\] is an array of tables; each setting is a table, \[c17\]",
+        ),
         ("[c17", r"settings.toml cannot be read as TOML: Expected"),
         ("", r"settings.toml: there is no table in it"),
         ("[a]\n[a]", r"settings.toml cannot be read as TOML"),
@@ -144,6 +154,72 @@ def test_the_preset_fast_starts_from_settings_of_its_own(tmp_path: Path) -> None
 def test_a_fault_names_file_table_and_key(text: str, says: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=says):
         [setting.resolve(TINY) for setting in from_toml(table(tmp_path, text), nothing)]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('tca = "yes"', 'tca must be true, "linear_cached" or false, got "yes"'),
+        ("sca = 1", 'sca must be true, "linear_cached" or false, got 1'),
+        ('cut = "None"', 'cut must be a step counted from 1, "none" or "preset", got "None"'),
+        ("cut = true", "cut must be a whole number from 1 to 26, got true"),
+        (
+            'embedding = "3-1"',
+            'embedding must be "all", "none", steps such as "1-10" or a list .*, got "3-1"',
+        ),
+        ('embedding = "0-1"', 'embedding must be .*, got "0-1"'),
+        ("embedding = 3", 'embedding must be "all", .*, got 3'),
+        ('embedding = "20-26"', "a step with embedding must be a whole number from 1 to 25, got 26"),
+        ("noise_aug = inf", "noise_aug must be a number from 0 to 10000, got inf"),
+        ("guidance = [1, 2, 3]", rf"guidance must be {GUIDANCE}, got \[1, 2, 3\]"),
+        ("guidance = {min = 1}", rf"guidance must be {GUIDANCE}, got "),
+        ('after = "mean"', r'after must be \["mean", "cond"\] or .*, got "mean"'),
+        ("churn = true", r'churn must be "none" or a table such as \{s_churn = 5\.0\}, got true'),
+        ("sequential = 1", "sequential must be true or false, got 1"),
+        ("fps = 2026-01-01", r'fps must be a whole number from 1 to 10000, got "2026-01-01"'),
+        ('steps = "none"', r'steps must be a whole number from 1 to 10000, got "none"'),
+        ("frames = true", "frames must be .*, got true"),
+        ('size = "64x64"', "there is no setting 'size' in a table: give height and width"),
+    ],
+)
+def test_a_fault_speaks_toml_and_not_python(text: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"{FILE}{says}"):
+        from_toml(table(tmp_path, f"[a]\n{text}"), nothing)
+
+
+def test_the_names_that_are_offered_are_those_that_a_table_takes(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"choose from frames, .*, preset, tca, sca, defaults$") as fault:
+        from_toml(table(tmp_path, "[a]\nxyzzy = 1"), nothing)
+    assert "seed" not in str(fault.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "settings"),
+    [
+        ('embedding = "all"', Settings()),
+        ('embedding = "none"', Settings(embedding=())),
+        ('embedding = "2-4"', Settings(embedding=(2, 3, 4))),
+        ("embedding = [1, 2]", Settings(embedding=(1, 2))),
+        ('cut = "none"', Settings(cut=None)),
+        ('cut = "preset"', Settings()),
+        ('decode_chunk = "none"', Settings(decode_chunk=None)),
+        ("churn = {s_churn = 5.0}", Settings(churn=Churn(5.0))),
+        ('after = {context = "mean", latents = "cond"}', Settings(after=Branch("mean", "cond"))),
+        ("guidance = 2.0", Settings(guidance=2.0)),
+        (
+            'guidance = {shape = "triangle", minimum = 1.0, maximum = 3.0}',
+            Settings(guidance=Ramp(1.0, 3.0, "triangle")),
+        ),
+    ],
+)
+def test_words_and_forms_of_the_command_are_read(text: str, settings: Settings, tmp_path: Path) -> None:
+    assert from_toml(table(tmp_path, f"[a]\n{text}"), nothing)[0].settings == settings
+
+
+@pytest.mark.parametrize(("word", "mode"), [('"true"', True), ("true", True), ('"false"', False)])
+def test_modes_are_read_as_the_command_spells_them(word: str, mode: bool, tmp_path: Path) -> None:
+    (setting,) = from_toml(table(tmp_path, f"[a]\ntca = {word}\nsca = {word}"), nothing)
+    assert (setting.preset.tca, setting.preset.sca) == (mode, mode)
 
 
 def test_a_mark_at_the_start_as_windows_editors_write_it_is_no_part_of_the_table(tmp_path: Path) -> None:

@@ -352,6 +352,16 @@ def test_settings_far_beyond_the_model_are_noted_once(
     )
 
 
+def test_an_interval_that_guides_no_step_is_noted_once(
+    loaded: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        vcut_sweep("--preset", "baseline", "--preset", "lossless", "--guidance-interval", "1e3", "2e3") == 0
+    )
+    (note,) = capsys.readouterr().err.splitlines()
+    assert note.endswith("none is in the guidance interval 1000 to 2000")
+
+
 def test_a_toml_file_names_the_settings(loaded: list[str]) -> None:
     Path("settings.toml").write_text('[whole]\npreset = "baseline"\n[mine]\ntca = true\ncut = 9\nsteps = 10')
     assert vcut_sweep("--settings", "settings.toml", "--steps", "30") == 0

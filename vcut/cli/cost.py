@@ -45,7 +45,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     )
     group = parser.add_argument_group("the run to price against the baseline")
     options.add_preset(group)
-    sampling = ("defaults", "steps", "sampler", "cut", "guidance", "guidance_interval")
+    sampling = ("defaults", "steps", "sampler", "sigmas", "cut", "guidance", "guidance_interval")
     options.add_settings(group, "size", "frames", *sampling, "decode_chunk")
     parser.add_argument(
         "--dtype",
@@ -57,14 +57,18 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_cost(args: argparse.Namespace) -> None:
-    """Print the bill that ``args`` ask for."""
+    """Print the bill that ``args`` ask for, of a run that the weights can make."""
     _, config = options.configuration(args.model)
-    settings = options.settings(args, config, choose_preset(args.preset, args.tca, args.sca))
+    preset = choose_preset(args.preset, args.tca, args.sca)
+    settings = options.settings(args, config, preset)
 
     import torch
 
     import vcut
+    from weights_tools.fold import check_fold
 
+    for flag in ("tca", "sca"):
+        check_fold(flag, getattr(config.unet, flag), getattr(preset, flag))
     report = vcut.cost(
         config,
         settings=settings,

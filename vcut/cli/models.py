@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import os
 import time
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from vcut.config import Preset, SVDConfig
 from vcut.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from vcut.config import SVDConfig
     from vcut.loading import Found
@@ -169,14 +170,15 @@ def within_memory(args: argparse.Namespace, config: SVDConfig, run: Run, device:
     vae_dtype = getattr(torch, args.vae_dtype)
     may_offload = elsewhere and not args.compile
     way = fit(whole, run, asked, budget, vae_dtype=vae_dtype, half=half, may_offload=may_offload)
-    there = f"{way.peak / 2**30:.1f} of {budget / 2**30:.1f} GiB"
+    takes = math.ceil(way.peak / 2**30 * 100) / 100  # upwards: so many GiB are enough
     if way.peak > budget:
-        fault = f"the least that this run takes is {there}: take a smaller size or fewer frames"
+        fault = f"the least that this run takes is {takes:.2f} GiB"
+        advice = "take a smaller size or fewer frames"
         if args.memory:
-            raise ConfigError(f"--memory {args.memory:g}: {fault}")
-        lines.warn(f"note: {fault}, if it fails")
+            raise ConfigError(f"--memory {args.memory:g}: {fault}: {advice}")
+        lines.warn(f"note: {fault}, and {budget / 2**30:.2f} GiB are free: {advice}, if it fails")
     elif not args.quiet:
-        lines.say(f"memory   {there}: {way.differs(asked)}")
+        lines.say(f"memory   {takes:.2f} of {budget / 2**30:.2f} GiB: {way.differs(asked)}")
     args.offload, args.pack = args.offload or way.offload, way.packing or False
     args.dtype, args.decode_dtype = (str(t).removeprefix("torch.") for t in (way.dtype, way.decode_dtype))
     settings = run.settings.replace(sequential=way.sequential, decode_chunk=way.decode_chunk)
@@ -216,7 +218,7 @@ def load(
     if args.compile:
         pipe.unet.compile()
     if introduce:
-        _introduce(pipe, time.perf_counter() - begun, args.quiet)
+        _introduce(pipe, time.perf_counter() - begun, args)
     return pipe
 
 
@@ -232,12 +234,24 @@ def threads(config: SVDConfig) -> int:
 
 
 def warn_beyond(runs: Iterable[Run], config: SVDConfig) -> None:
-    """Warn, once, of each kind of run that is far larger than what the model was made for."""
+    """Warn, once, of each kind of run that is far larger than what the model was made for, or never guided."""
     from vcut.settings import beyond
 
-    for warning in dict.fromkeys(beyond(run, config) for run in runs):
+    for warning in dict.fromkeys(says for run in runs for says in (beyond(run, config), _unguided(run))):
         if warning:
             lines.warn(f"note: {warning}")
+
+
+def _unguided(run: Run) -> str | None:
+    """A sentence about an interval of guidance that none of the run's steps is in, None if there is no such fault."""
+    before = run.sigmas[: run.cut - 1]
+    if run.settings.guidance_interval is None or not before or run.passes.guided or set(run.scales) == {1}:
+        return None
+    low, high = run.settings.guidance_interval
+    return (
+        f"no step is guided: of the noise levels before the cut, {before[0]:.3g} to {before[-1]:.3g}, none is in the "
+        f"guidance interval {low:g} to {high:g}"
+    )
 
 
 def device(args: argparse.Namespace) -> str | None:
@@ -265,14 +279,11 @@ def _check_pack(args: argparse.Namespace, place: str | None) -> None:
         raise ConfigError(f"--pack {args.pack}: weights are packed for a CPU, and this runs on {kind}")
 
 
-def _introduce(pipe: Pipeline, seconds: float, quiet: bool) -> None:
-    """Say what was loaded. The note on the weights is said even if ``quiet``."""
-    import torch
-
-    from vcut.kernels import runtime
+def _introduce(pipe: Pipeline, seconds: float, args: argparse.Namespace) -> None:
+    """Say what was loaded. The note on the weights is said even with ``--quiet``."""
     from vcut.layers import Packing
 
-    if quiet:
+    if args.quiet:
         if pipe.note:
             lines.warn(f"note: {pipe.note}")
         return
@@ -282,6 +293,17 @@ def _introduce(pipe: Pipeline, seconds: float, quiet: bool) -> None:
         lines.say(f"packed   {pipe.packing}")
     if pipe.note:
         lines.say(f"note     {pipe.note}")
-    on_cpu = pipe.device.type == "cpu" and pipe.unet.dtype != torch.float32
-    if on_cpu and runtime.is_emulated(pipe.unet.dtype):
-        lines.say(f"note     this CPU has no {dtype} arithmetic: --dtype float32 is many times faster")
+    dtypes = {"--dtype": dtype, "--vae-dtype": args.vae_dtype, "--decode-dtype": args.decode_dtype}
+    if pipe.device.type == "cpu" and (slow := _emulated(dtypes)):
+        lines.say(
+            f"note     this CPU has no arithmetic for {' and '.join(slow)}: float32 is several times faster"
+        )
+
+
+def _emulated(dtypes: Mapping[str, str | None]) -> list[str]:
+    """Options with their number types, as the user gives them, that the CPU has no arithmetic of its own for."""
+    import torch
+
+    from vcut.kernels import runtime
+
+    return [f"{key} {to}" for key, to in dtypes.items() if to and runtime.is_emulated(getattr(torch, to))]

@@ -24,7 +24,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "steps": {"type": values.count, "metavar": "N"},
     "sampler": {"choices": get_args(Sampler)},
     "sigmas": {"choices": get_args(SigmaName)},
-    "cut": {"type": values.cut, "metavar": "N|none"},
+    "cut": {"type": values.cut, "metavar": "N|none|preset"},
     "guidance_interval": {"type": values.strength, "nargs": 2, "metavar": ("LOW", "HIGH")},
     "embedding": {"type": values.steps, "metavar": "all|none|A-B"},
     "fps": {"type": values.rate, "metavar": "N"},

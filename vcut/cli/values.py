@@ -55,7 +55,8 @@ def chunk(text: str) -> int | None:
 
 def memory(text: str) -> float | None:
     """A number of GiB, or None for ``auto``."""
-    return None if text == "auto" else _number(text, float, 0.1, "auto or a number of GiB", 1e6)
+    wanted = "auto or a number of GiB from 0.001 to 1000000"
+    return None if text == "auto" else _number(text, float, 0.001, wanted, 1e6)
 
 
 def whole(text: str) -> int:

@@ -112,6 +112,8 @@ def accelerate(
             f"preset {chosen.name} is a form of the UNet and settings of vcut's own sampler: take lossless, and give "
             "the pipeline its steps"
         )
+    if after not in get_args(Mix):
+        raise ConfigError(f"after must be 'mean', 'cond' or 'uncond', got {after!r}")
     if on_unsupported not in get_args(OnUnsupported):
         raise ConfigError(f"on_unsupported must be 'raise' or 'keep', got {on_unsupported!r}")
     inner = getattr(unet, "_orig_mod", unet)  # torch.compile's wrapper: hooks belong around it, folds inside
@@ -129,6 +131,11 @@ def accelerate(
         stop = guidance_stop(inner, owner, chosen, cut, after)
     elif not folds:
         raise ConfigError("preset baseline without a cut changes nothing: give cut, or another preset")
+    elif after != "mean" or scheduler is not None:
+        name = "scheduler" if after == "mean" else "after"
+        raise ConfigError(
+            f"{name} is for the steps from a cut on, and preset {chosen.name} has none: give cut too"
+        )
     done = fold_in_place(inner, chosen, keep=on_unsupported == "keep") if folds else Folds()
     return Accelerated(inner, chosen, cut, done, stop.install(unet) if stop else ())
 

@@ -151,7 +151,6 @@ def guidance_stop(unet: nn.Module, owner: Any, preset: Preset, cut: int | None, 
     """
     if cut is not None:
         cut = whole_number("the cut step", cut)
-    plan(1, after=Branch(after))
     if not hasattr(getattr(owner, "scheduler", None), "timesteps"):
         raise ConfigError(
             "which step a call belongs to follows from the scheduler's timesteps: give the pipeline, or scheduler="

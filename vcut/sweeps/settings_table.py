@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any, Literal
 from vcut import media
 from vcut.config import Preset, SVDConfig, choose_preset
 from vcut.errors import ConfigError, MediaError
-from vcut.settings import Run, Settings, resolve
+from vcut.settings import NAMES, Run, Settings, check_names, resolve
 from vcut.sweeps.jobs import folded
 
 Cut = int | Literal["preset"] | None
@@ -26,14 +27,44 @@ NAME = re.compile(r"\w[\w .,+=()-]{0,59}")
 OF_THE_SWEEP = ("seed", "clips")
 """Settings that are the same for all: what is compared has the same seeds."""
 
+KEYS = (*(name for name in NAMES if name not in OF_THE_SWEEP), "preset", "tca", "sca", "defaults")
+"""Keys of a table."""
+
+MODES = {"true": True, "false": False, "linear_cached": "linear_cached"}
+"""Modes of a cross-attention by the words of ``--tca`` and ``--sca``."""
+
+WORDS: dict[str, dict[str, Any]] = {
+    "tca": MODES,
+    "sca": MODES,
+    "cut": {"none": None, "preset": "preset"},
+    "embedding": {"all": None, "none": ()},
+}
+"""Words of the command's options, and what :class:`vcut.settings.Settings` has for them."""
+
+FORMS = {
+    "tca": 'true, "linear_cached" or false',
+    "sca": 'true, "linear_cached" or false',
+    "cut": 'a step counted from 1, "none" or "preset"',
+    "embedding": '"all", "none", steps such as "1-10" or a list such as [1, 2, 3]',
+    "guidance": '2.0, [1.0, 3.0] or {shape = "triangle", minimum = 1.0, maximum = 3.0}',
+    "after": '["mean", "cond"] or {context = "mean", latents = "cond"}',
+    "churn": '"none" or a table such as {s_churn = 5.0}',
+    "sequential": "true or false",
+}
+"""Values as TOML writes them, of the keys whose values Python writes in another way."""
+
 
 @dataclass(frozen=True)
 class Setting:
-    """One of the things that a sweep does to every picture, and the name of the folder for its clips."""
+    """One of the things that a sweep does to every picture, and the name of the folder for its clips.
+
+    ``source`` is its file and table, by which a fault names it.
+    """
 
     name: str
     preset: Preset
     settings: Settings
+    source: str = ""
 
     def resolve(self, config: SVDConfig) -> Run:
         """The run of this setting with one model; a :class:`ConfigError` names the setting."""
@@ -42,7 +73,7 @@ class Setting:
             media.check_format(f"{self.name}/*.mp4", run.fps)
             return run
         except (ConfigError, MediaError) as error:
-            raise ConfigError(f"setting {self.name}: {error}") from error
+            raise ConfigError(f"{self.source or f'setting {self.name}'}: {error}") from error
 
     def to_dict(self) -> dict[str, Any]:
         """The setting as plain JSON values."""
@@ -58,8 +89,9 @@ Common = Callable[[Preset, Any], Mapping[str, Any]]
 def from_toml(path: Path, common: Common) -> tuple[Setting, ...]:
     """Settings of a TOML file, a table each: ``[c17]``, ``preset = "vcut"``, ``cut = 17``.
 
-    A table has the names of :class:`vcut.settings.Settings`, and ``preset``, ``tca``, ``sca`` and ``defaults``. What
-    it does not say is as ``common`` has it.
+    A table has the names of :class:`vcut.settings.Settings`, and ``preset``, ``tca``, ``sca`` and ``defaults``. The
+    words of the command's options (:data:`WORDS`) mean what they mean there. What a table does not say is as
+    ``common`` has it.
 
     Raises:
         ConfigError: no TOML, or a table that makes no setting; the message names file, table and key.
@@ -71,15 +103,18 @@ def from_toml(path: Path, common: Common) -> tuple[Setting, ...]:
     loose = [name for name, table in tables.items() if not isinstance(table, dict)]
     if loose or not tables:
         fault = f"{loose[0]} stands outside of a table" if loose else "there is no table in it"
+        if loose and isinstance(value := tables[loose[0]], list) and any(isinstance(v, dict) for v in value):
+            fault = f"[[{loose[0]}]] is an array of tables"
         raise ConfigError(
             f"{path}: {fault}; each setting is a table, [c17], with preset, cut and others in it"
         )
     made = []
     for name, table in tables.items():
+        source = f"{path}, table [{name}]"
         try:
-            made.append(_setting(name, table, common))
+            made.append(_setting(name, _read(table), common, source))
         except ConfigError as error:
-            raise ConfigError(f"{path}, table [{name}]: {error}") from error
+            raise ConfigError(f"{source}: {_as_toml(str(error), table)}") from error
     if len({folded(setting.name) for setting in made}) < len(made):
         raise ConfigError(
             f"{path} has two tables whose names differ in capitals alone: not every file system does"
@@ -109,15 +144,45 @@ def from_presets(presets: Sequence[str], cuts: Sequence[Cut], common: Common) ->
     return tuple(made)
 
 
-def _setting(name: str, table: Mapping[str, Any], common: Common) -> Setting:
+def _read(table: Mapping[str, Any]) -> dict[str, Any]:
+    """A table as :class:`vcut.settings.Settings` takes it: known keys, and the command's words translated."""
+    if fixed := [key for key in OF_THE_SWEEP if key in table]:
+        raise ConfigError(f"{fixed[0]} is the same for all settings of a sweep: --{fixed[0]}")
+    if "size" in table:
+        raise ConfigError("there is no setting 'size' in a table: give height and width")
+    check_names(table, KEYS)
+    return {key: _value(key, value) for key, value in table.items()}
+
+
+def _value(key: str, value: Any) -> Any:
+    if not isinstance(value, str) or key not in WORDS:
+        return value
+    ends = re.fullmatch(r"([1-9]\d{0,8})-(\d{1,9})", value) if key == "embedding" else None
+    if ends and int(ends[1]) <= int(ends[2]):
+        return range(int(ends[1]), int(ends[2]) + 1)
+    if value not in WORDS[key]:
+        raise ConfigError(f"{key} must be {FORMS[key]}, got {value!r}")
+    return WORDS[key][value]
+
+
+def _as_toml(fault: str, table: Mapping[str, Any]) -> str:
+    """The sentence of a fault, with what is expected and what was found as TOML writes them."""
+    for key, value in table.items():
+        found = f"{value}" if isinstance(value, float) else json.dumps(value, default=str, ensure_ascii=False)
+        # a number out of range is told by its bounds
+        if key in FORMS and fault.startswith(f"{key} must be ") and "whole number" not in fault:
+            return f"{key} must be {FORMS[key]}, got {found}"
+        fault = fault.replace(f"got {None if value == 'none' else value!r}", f"got {found}")
+    return fault
+
+
+def _setting(name: str, table: Mapping[str, Any], common: Common, source: str = "") -> Setting:
     reserved = {folded(name), Path(folded(name)).suffix} & set(RESERVED)
     if reserved or not NAME.fullmatch(name):
         raise ConfigError(
             f"{name!r} cannot be the name of a setting, which is a folder's: it has letters, digits, spaces and "
             f"_-.,+=() in it, at most 60, begins with one of the first two, and is none of {', '.join(RESERVED)}"
         )
-    if fixed := [key for key in OF_THE_SWEEP if key in table]:
-        raise ConfigError(f"{fixed[0]} is the same for all settings of a sweep: --{fixed[0]}")
     own = dict(table)
     named, tca, sca, start = (
         own.pop("preset", "vcut"),
@@ -126,4 +191,4 @@ def _setting(name: str, table: Mapping[str, Any], common: Common) -> Setting:
     if not isinstance(named, str):
         raise ConfigError(f"preset must be a name, got {named!r}")
     preset = choose_preset(named, tca, sca)
-    return Setting(name, preset, Settings.from_dict({**common(preset, start), **own}))
+    return Setting(name, preset, Settings.from_dict({**common(preset, start), **own}), source)
