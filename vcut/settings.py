@@ -176,7 +176,8 @@ class Settings:
         "frames decoded at a time, none for all; fewer need less memory and change the frames a little",
     )
     sequential: bool = _setting(
-        False, "run the two passes of a guided step one after the other: slower, less memory, equal output to rounding"
+        False,
+        "run the two passes of a guided step one after the other: slower, less memory, equal output to rounding",
     )
     seed: int | Sequence[int] = _setting(
         0, "clip i of each picture is made from seed + i; or one seed for each clip"

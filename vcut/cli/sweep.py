@@ -326,7 +326,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     says = "a setting of this preset; may be repeated (default: vcut)"
     add("--preset", dest="presets", action="append", choices=tuple(PRESETS), help=says)
     says = "a setting of the preset vcut with this cut; may be repeated (default: the preset's, 17 of 25)"
-    add("--cut", dest="cuts", action="append", default=[], type=values.cut, metavar="N|none|preset", help=says)
+    add(
+        "--cut", dest="cuts", action="append", default=[], type=values.cut, metavar="N|none|preset", help=says
+    )
     says = "instead of both, a file with a table for each: preset, tca, sca, defaults, all of vcut.Settings"
     add("--settings", type=values.path, metavar="TOML", help=says)
 
