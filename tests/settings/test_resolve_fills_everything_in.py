@@ -86,6 +86,13 @@ def test_guidance_at_1_is_one_pass_at_every_step() -> None:
     assert resolve(Settings(), SVD, XT).scales == tuple(linear(1, 3)(14).tolist())
 
 
+@pytest.mark.parametrize(("interval", "guided"), [((700, 2000), 1), ((0, 0.002), 1), ((0.002, 700), 25)])
+def test_an_end_of_an_interval_that_is_a_level_counts(interval: tuple[float, float], guided: int) -> None:
+    """The first and the last level are computed: 700 is 699.9999999999994."""
+    settings = Settings(guidance_interval=interval, cut=None)
+    assert resolve(settings, SVD, XT).passes.guided == guided
+
+
 @given(
     st.integers(1, 30),
     st.sampled_from(["karras", "ays"]),
