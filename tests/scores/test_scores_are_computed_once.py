@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -177,6 +178,28 @@ def test_a_damaged_clip_has_no_scores_whether_it_was_scored_before_or_not(
     written = json.loads((out / "scores.json").read_text())
     assert [bool(clip["scores"]) for clip in written["clips"]] == [False, True, False, True]
     assert written["summary"]["baseline"]["temporal_flicker_vbench_style"]["images"] == 1
+
+
+def test_a_clip_that_equals_a_damaged_one_is_scored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    _, first = write_sweep(tmp_path, ["baseline", "c17"], images=1, clips=1)
+    twin = dataclasses.replace(first, setting="twin", file="twin/scene0-0.mp4")
+    (out / "twin").mkdir()
+    shutil.copy(out / first.file, out / twin.file)
+    manifest.append(out / "manifest.jsonl", twin)
+    damaged = bytearray((out / first.file).read_bytes())
+    damaged[-1] ^= 1
+    (out / first.file).write_bytes(damaged)
+    assert score(out) == 2
+    assert "1 of 3 clips could not be scored" in capsys.readouterr().err
+    written = json.loads((out / "scores.json").read_text())["clips"]
+    assert {clip["setting"]: bool(clip["scores"]) for clip in written} == {
+        "baseline": True,
+        "c17": False,
+        "twin": True,
+    }
 
 
 def test_where_the_scores_belong_is_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -199,5 +199,7 @@ def test_a_sweep_of_other_types_or_out_of_range_is_refused_and_says_what_to_do(
     (key,) = fault
     whole = dataclasses.asdict(describe(["vcut"]))
     (tmp_path / "sweep.json").write_text(json.dumps({**whole, **fault}))
-    with pytest.raises(ConfigError, match=rf"sweep.json is not what a sweep writes \({key} .*: remove it"):
+    with pytest.raises(
+        ConfigError, match=rf"sweep.json is not what a sweep writes \({key} .*: restore it, or remove it"
+    ):
         manifest.read_sweep(tmp_path)

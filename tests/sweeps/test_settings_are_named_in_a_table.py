@@ -95,6 +95,9 @@ def test_the_preset_fast_starts_from_settings_of_its_own(tmp_path: Path) -> None
         [form]
         preset = "fast"
         defaults = "paper"
+        [own]
+        preset = "fast"
+        sigmas = [700.0, 30.0, 1.0]
         """
     parser = argparse.ArgumentParser()
     sweep._add_options(parser)
@@ -104,11 +107,19 @@ def test_the_preset_fast_starts_from_settings_of_its_own(tmp_path: Path) -> None
         return [(each.name, each.settings.steps, each.settings.sigmas) for each in found]
 
     file = table(tmp_path, text)
-    assert made(f"--settings {file}") == [("fast", 10, "ays"), ("more", 20, "ays"), ("form", 25, "karras")]
+    # levels of a table's own are its steps too
+    own = ("own", 3, (700.0, 30.0, 1.0, 0.0))
+    assert made(f"--settings {file}") == [
+        ("fast", 10, "ays"),
+        ("more", 20, "ays"),
+        ("form", 25, "karras"),
+        own,
+    ]
     assert made(f"--settings {file} --steps 8 --defaults paper") == [
         ("fast", 8, "karras"),
         ("more", 20, "karras"),
         ("form", 8, "karras"),
+        own,
     ]
     assert made("--preset fast --preset vcut") == [("fast", 10, "ays"), ("vcut", 25, "karras")]
 

@@ -237,7 +237,10 @@ def test_a_damaged_sweep_json_can_be_removed_as_the_message_says(
     file = Path("OUT/sweep.json")
     file.write_text("{")
     assert vcut_sweep("--steps", "2", "--device", "cpu") == 2
-    assert "remove it, for the manifests say how each clip was made" in capsys.readouterr().err
+    assert (
+        "or remove it, which is enough if the manifests say the dtypes of each clip"
+        in capsys.readouterr().err
+    )
     file.unlink()
     assert vcut_sweep("--steps", "2", "--device", "cpu", *option.split()) == 2
     assert "vcut/picture 0-0.mp4 is of another sweep: its " in capsys.readouterr().err
@@ -256,14 +259,7 @@ def test_beside_a_process_at_work_nothing_is_written(
     with manifest.alone(Path("OUT/manifest.jsonl")):
         assert vcut_sweep("--steps", "2", "--enlarge", "2") == 2
         assert "another process is at work on OUT/manifest.jsonl" in capsys.readouterr().err
-        assert vcut_sweep("--steps", "2", "--enlarge", "2", "--shard", "0/2") == 2
-        assert "OUT/sweep.json is of another sweep: its enlarge is 1" in capsys.readouterr().err
         assert Path("OUT/sweep.json").read_bytes() == before
-        assert vcut_sweep("--steps", "2", "--shard", "0/2") == 0
-    assert sorted(path.name for path in Path("OUT").glob("manifest*")) == [
-        "manifest-0-of-2.jsonl",
-        "manifest.jsonl",
-    ]
 
 
 @pytest.mark.parametrize(

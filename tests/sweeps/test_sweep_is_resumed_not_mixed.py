@@ -43,7 +43,6 @@ def go_on(
     *,
     latents: bool = False,
     bar: bool = False,
-    own: str = "manifest.jsonl",
     before: Callable[[], None] = lambda: None,
 ) -> Said:
     """What the command does: look at the folder, and make the clips that are not there."""
@@ -54,8 +53,8 @@ def go_on(
         return Stub(preset, before=before)
 
     records = manifest.read(out)
-    whole = sweep.join(out, asked, records, TINY, own)
-    with manifest.alone(out / own) as file:
+    whole = sweep.join(out, asked, records, TINY)
+    with manifest.alone(out / "manifest.jsonl") as file:
         complete = sweep.find_complete(out, tasks, records, latents=latents)
         manifest.write_sweep(out, whole)
         left = [task for task in tasks if task.key not in complete]
@@ -275,30 +274,6 @@ def test_an_older_manifest_needs_its_sweep_json(out: Path, pictures: tuple[Pictu
     (out / "sweep.json").unlink()
     with pytest.raises(ConfigError, match=r"is of an older sweep whose sweep.json, .*, is gone: put it back"):
         go_on(out, asked, tasks)
-
-
-def test_beside_a_shard_that_has_no_clip_yet_nothing_may_change(
-    out: Path, pictures: tuple[Picture, ...]
-) -> None:
-    (vcut,) = from_presets(["vcut"], [], lambda *_: {})
-    asked, tasks = make_sweep(pictures, (vcut,))
-    with manifest.alone(out / "manifest-0-of-2.jsonl"):
-        manifest.write_sweep(out, asked)
-        for says, changed in (
-            ("sweep.json .* its enlarge is 1", dataclasses.replace(asked, enlarge=2)),
-            ("sweep.json .* its seed is 0", dataclasses.replace(asked, seed=5)),
-            ("sweep.json .* its steps is 25", make_sweep(pictures, (other(vcut, steps=3),))[0]),
-        ):
-            with pytest.raises(ConfigError, match=says):
-                go_on(out, changed, tasks, own="manifest-1-of-2.jsonl")
-        assert manifest.read_sweep(out) == asked
-        go_on(out, asked, tasks[1::2], own="manifest-1-of-2.jsonl")
-        # a setting more is of both
-        more = from_presets(["baseline"], [], lambda *_: {})
-        go_on(out, *make_sweep(pictures, more), own="manifest-1-of-2.jsonl")
-    whole = manifest.read_sweep(out)
-    assert whole is not None
-    assert list(whole.settings) == ["vcut", "baseline"]
 
 
 def test_what_has_no_clip_yet_may_change(out: Path, pictures: tuple[Picture, ...]) -> None:

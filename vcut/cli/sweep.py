@@ -132,7 +132,7 @@ def _make(
     )
     tasks = shard.part(every)
     # what is refused is refused before anything is written, the lock included
-    sweep.join(args.output, asked, records, config, own)
+    sweep.join(args.output, asked, records, config)
     if args.dry_run:
         complete = sweep.find_complete(args.output, tasks, records, latents=args.keep_latents)
         print(_bill(tasks, complete, records, config, args))
@@ -140,7 +140,7 @@ def _make(
     with manifest.alone(args.output / own) as file:
         # another process may have written since
         records = manifest.read(args.output)
-        whole = sweep.join(args.output, asked, records, config, own)
+        whole = sweep.join(args.output, asked, records, config)
         complete = sweep.find_complete(args.output, tasks, records, latents=args.keep_latents)
         manifest.write_sweep(args.output, whole)
         for setting, run in runs.items():

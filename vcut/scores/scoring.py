@@ -62,12 +62,15 @@ def score(
     _check_pictures([record for record, lacking in missing if any(group.needs_picture for group in lacking)])
     for group in groups:
         cache.announce(_file(out, group.name), group.measures)
+    done: set[tuple[str, str, str | None]] = set()
     bar = tqdm(total=len(missing), desc="scoring", unit="clip", disable=not progress)
     for key, clips in itertools.groupby(missing, key=lambda item: (item[0].name, item[0].index)):
         reference = once(lambda key=key: media.read(out / baseline[key].file)[0])
-        for record, lacking in clips:
+        for record, groups_lacking in clips:
             bar.update()
-            if not is_sound(record, lacking, hashed=True):
+            # clips that are equal to the byte, as those of a lossless setting may be, are scored once
+            lacking = [group for group in groups_lacking if _scored(record, group) not in done]
+            if not lacking or not is_sound(record, lacking, hashed=True):
                 continue
             try:
                 frames = media.read(out / record.file)[0]
@@ -75,6 +78,7 @@ def score(
                 for group in lacking:
                     source = group.source(record) or ""
                     cache.append(_file(out, group.name), record.file_sha256, source, group.score(clip))
+                    done.add(_scored(record, group))
             except MediaError as error:
                 warn(f"skipped: {error}")
                 failed.add(record.key)
@@ -118,21 +122,19 @@ def collect(
 def _missing(
     out: Path, records: Sequence[Record], groups: Sequence[Group]
 ) -> list[tuple[Record, list[Group]]]:
-    """Clips with the groups that they lack; those of one name and number after each other.
-
-    Clips that are equal to the byte, as those of a lossless setting may be, are scored once.
-    """
-    done = {group.name: set(cache.read(_file(out, group.name)).scores) for group in groups}
+    """Clips with the groups that they lack; those of one name and number after each other."""
+    done = {group.name: cache.read(_file(out, group.name)).scores for group in groups}
 
     def lacks(record: Record, group: Group) -> bool:
         source = group.source(record)
-        if source is None or (record.file_sha256, source) in done[group.name]:
-            return False
-        done[group.name].add((record.file_sha256, source))
-        return True
+        return source is not None and (record.file_sha256, source) not in done[group.name]
 
     every = [(record, [group for group in groups if lacks(record, group)]) for record in records]
     return sorted((item for item in every if item[1]), key=lambda item: (item[0].name, item[0].index))
+
+
+def _scored(record: Record, group: Group) -> tuple[str, str, str | None]:
+    return group.name, record.file_sha256, group.source(record)
 
 
 def _check_pictures(records: Sequence[Record]) -> None:

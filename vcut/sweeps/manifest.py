@@ -160,8 +160,8 @@ def read_sweep(out: Path) -> Sweep | None:
         return None
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise ConfigError(
-            f"{out / SWEEP} is not what a sweep writes ({error}): remove it, for the manifests say how "
-            "each clip was made"
+            f"{out / SWEEP} is not what a sweep writes ({error}): restore it, or remove it, which is enough if "
+            "the manifests say the dtypes of each clip"
         ) from error
 
 

@@ -191,4 +191,8 @@ def _setting(name: str, table: Mapping[str, Any], common: Common, source: str = 
     if not isinstance(named, str):
         raise ConfigError(f"preset must be a name, got {named!r}")
     preset = choose_preset(named, tca, sca)
-    return Setting(name, preset, Settings.from_dict({**common(preset, start), **own}), source)
+    shared = dict(common(preset, start))
+    if not isinstance(own.get("sigmas", ""), str):
+        # they are as many as the table's own steps
+        shared.pop("steps", None)
+    return Setting(name, preset, Settings.from_dict({**shared, **own}), source)

@@ -86,11 +86,10 @@ def weights_sha256(files: Sequence[Path]) -> str:
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
-def join(out: Path, asked: Sweep, records: Sequence[Record], config: SVDConfig, own: str) -> Sweep:
+def join(out: Path, asked: Sweep, records: Sequence[Record], config: SVDConfig) -> Sweep:
     """The sweep that the folder ``out`` holds together with the one that is asked for; nothing is written.
 
-    New settings, pictures and clips are added. What would mix two experiments is refused: beside ``records``, and
-    beside ``sweep.json`` if there are other manifests than ``own``, whose processes may have no clip yet.
+    New settings, pictures and clips are added. What would mix two experiments in ``records`` is refused.
 
     Raises:
         ConfigError: ``out`` holds files of no sweep; or clips of other weights, number types, packed forms or seeds,
@@ -100,15 +99,9 @@ def join(out: Path, asked: Sweep, records: Sequence[Record], config: SVDConfig, 
     for folder in (out / name for name in asked.settings):
         if folder.exists() and not (folder.is_dir() and (old or records)):
             raise ConfigError(f"{folder} exists and is of no sweep: choose another folder")
-    if old and any(file.name != own for file in out.glob("manifest*.jsonl")):
-        file = out / manifest.SWEEP
-        _refuse_other(file, _common(old, old.seed), _common(asked, asked.seed))
-        for name in old.settings.keys() & asked.settings.keys():
-            if old.settings[name] != asked.settings[name]:
-                found = _resolved(old.settings[name], config, partial(str, f"{file}, {name}"))
-                _refuse_other(file, found, _resolved(asked.settings[name], config))
     named = {record.name for record in records} & asked.images.keys()
     hashes = {name: _hash_if_there(Path(asked.images[name])) for name in named}
+    equal: list[tuple[dict[str, Any], dict[str, Any]]] = []
     for record in records:
         file = out / record.file
         # a picture that is gone cannot contradict its clips
@@ -122,9 +115,10 @@ def join(out: Path, asked: Sweep, records: Sequence[Record], config: SVDConfig, 
         _refuse_other(file, _common(whole, record.seed), _common(asked, seed))
         if setting := asked.settings.get(record.setting):
             form = {key: getattr(whole, key) for key in ("preset", "tca", "sca", "settings")}
-            if form != setting:
+            if form != setting and (form, setting) not in equal:
                 found = _resolved(form, config, partial(manifest.line_of, out, record))
                 _refuse_other(file, found, _resolved(setting, config))
+                equal.append((form, setting))
     if old is None:
         return asked
     return dataclasses.replace(
