@@ -1,4 +1,4 @@
-"""Threads that wait for the next layer: asleep, as torch has them, or none beside the first.
+"""Threads that wait for the next layer: asleep, as torch has them, or with layers of their own.
 
     python -m benchmarks.waiting [--calls 1x64x64 4x128x128] [--rounds 3]
 
@@ -7,7 +7,7 @@ takes longer than a small layer. As torch has them, threads stay awake for some 
 everyone else, and where a neighbour has a core, all wait for it at every layer.
 
 A clip is the README's first command as a whole, ``vcut generate``; *as the command chooses* is what it does by
-itself. A call is one of a UNet of the published width: its lossless form, packed, on both branches. Each is measured
+itself: two threads that share no layer compute half of it each (:mod:`vcut.parallel.threads`). A call is one of a UNet of the published width: its lossless form, packed, on both branches. Each is measured
 on an idle machine and beside a process that keeps one core busy.
 """
 

@@ -6,6 +6,7 @@ import dataclasses
 import shutil
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from vcut.config import CONFIGS, PRESETS, TINY, SVDConfig, choose_preset
 from vcut.errors import OutOfMemoryError
 from vcut.layers import Packing
 from vcut.media import images
+from vcut.pipeline import Pipeline
 from vcut.sampling import Branch, Ramp
 from vcut.settings import FAST, NAMES, Run, Settings, resolve
 from vcut.sweeps.jobs import Outputs, find_work
@@ -693,16 +695,34 @@ def test_small_layers_are_for_one_thread(
     assert models.threads(CONFIGS[config]) == threads
 
 
-@pytest.mark.parametrize(("environment", "expected"), [({}, [1]), ({"OMP_NUM_THREADS": "7"}, [])])
-def test_the_command_takes_so_many_threads(
-    photo: str, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: list[int]
+@pytest.mark.parametrize(
+    ("environment", "options", "expected"),
+    [
+        ({}, [], [1, "two halves"]),
+        ({}, ["--compile"], [1]),
+        ({"OMP_NUM_THREADS": "7"}, [], []),
+    ],
+)
+def test_small_models_are_computed_by_two_threads_of_one_each(
+    photo: str,
+    monkeypatch: pytest.MonkeyPatch,
+    environment: dict[str, str],
+    options: list[str],
+    expected: list[object],
 ) -> None:
-    found: list[int] = []
+    found: list[object] = []
+
+    def halved(pipe: Pipeline) -> Pipeline:
+        found.append("two halves")
+        return pipe
+
+    monkeypatch.setattr("vcut.parallel.on_two_threads", halved)
+    monkeypatch.setattr(Stub, "unet", SimpleNamespace(dtype=torch.float32, compile=lambda: None))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
     monkeypatch.setattr(torch, "set_num_threads", found.append)
     monkeypatch.setattr("vcut.kernels.runtime.keep_within_quota", lambda: None)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     for name, text in environment.items():
         monkeypatch.setenv(name, text)
-    assert vcut(photo, "-o", "clip.gif") == 0
+    assert vcut(photo, "-o", "clip.gif", *options) == 0
     assert found == expected

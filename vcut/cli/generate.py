@@ -56,6 +56,7 @@ def generate(args: argparse.Namespace) -> None:
 def _generate(args: argparse.Namespace, shared: Callable[[Pipeline], Pipeline]) -> None:
     import torch
 
+    from vcut import parallel
     from vcut.settings import resolve
     from vcut.sweeps import jobs, runner
 
@@ -74,11 +75,15 @@ def _generate(args: argparse.Namespace, shared: Callable[[Pipeline], Pipeline]) 
     for job in work.existing:
         say(f"skipped  {job.output} exists")
     run = models.within_memory(args, config, run, device)
-    if (threads := models.threads(config)) < torch.get_num_threads():
+    few = (threads := models.threads(config)) < torch.get_num_threads()
+    if few:
         torch.set_num_threads(threads)
 
     def load() -> Pipeline:
-        return shared(_load(args, model, device, run, seed))
+        pipe = _load(args, model, device, run, seed)
+        # torch's compiler does not take two threads at once, and a GPU has no use for them
+        halved = few and pipe.device.type == "cpu" and not args.compile
+        return shared(parallel.on_two_threads(pipe) if halved else pipe)
 
     runner.make_clips(work, run, outputs, load, say=say, warn=lines.warn, progress=not args.quiet)
 

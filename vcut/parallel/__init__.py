@@ -1,9 +1,11 @@
-"""One clip made by several processes, each with a GPU of its own: equal to the clip of one process.
+"""One clip made in parallel.
 
-``team`` shares the frames of a clip among ranks, ``world`` starts, leads and ends them.
+``team`` and ``world`` share it among several processes, each with a GPU of its own: ``team`` shares the frames among
+ranks, ``world`` starts, leads and ends them. ``threads`` shares it between two threads of one process.
 """
 
 from vcut.parallel.team import Team, shared_unet, shared_vae
+from vcut.parallel.threads import on_two_threads
 from vcut.parallel.world import together
 
-__all__ = ["Team", "shared_unet", "shared_vae", "together"]
+__all__ = ["Team", "on_two_threads", "shared_unet", "shared_vae", "together"]

@@ -181,8 +181,7 @@ class Leader(Pipeline):
             return torch.cat(_encoded(self, self.world, pictures))
 
     def _decoded(self, latents: Tensor, chunk: int | None) -> Tensor:
-        if chunk is not None:
-            whole_number("chunk, the frames decoded at a time,", chunk)
+        self.vae.check_latents(latents, chunk)
         with self.world.told(Decode(chunk), latents):
             return _decoded(self, self.world, latents, chunk)
 

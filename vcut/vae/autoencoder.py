@@ -80,7 +80,7 @@ class VAE(nn.Module):
         Raises:
             ConfigError: not that shape, or a chunk below 1.
         """
-        self._check_latents(latents, chunk)
+        self.check_latents(latents, chunk)
         b, f, _, h, w = latents.shape
         step, stride = chunk or f, self.config.stride
         frames = latents.new_empty((b, f, 3, h * stride, w * stride), dtype=self.decode_dtype)
@@ -109,7 +109,8 @@ class VAE(nn.Module):
                 f"got {shape[2]}x{shape[3]}: crop, resize or pad them"
             )
 
-    def _check_latents(self, latents: Tensor, chunk: int | None) -> None:
+    def check_latents(self, latents: Tensor, chunk: int | None = None) -> None:
+        """Raise :class:`ConfigError` for what :meth:`decode` does not take."""
         check_type("latents", latents, Tensor)
         channels = self.config.latent_channels
         shape = tuple(latents.shape)
