@@ -7,8 +7,9 @@ takes longer than a small layer. As torch has them, threads stay awake for some 
 everyone else, and where a neighbour has a core, all wait for it at every layer.
 
 A clip is the README's first command as a whole, ``vcut generate``; *as the command chooses* is what it does by
-itself: two threads that share no layer compute half of it each (:mod:`vcut.parallel.threads`). A call is one of a UNet of the published width: its lossless form, packed, on both branches. Each is measured
-on an idle machine and beside a process that keeps one core busy.
+itself: two threads that share no layer compute half of it each (:mod:`vcut.parallel.threads`). A call is one of a
+UNet of the published width: its lossless form, packed, on both branches. Each is measured on an idle machine and
+beside a process that keeps one core busy.
 """
 
 from __future__ import annotations

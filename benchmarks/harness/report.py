@@ -248,11 +248,11 @@ the time of the call. GFLOP/s count what is multiplied, but in the last row what
 after the other, and the machine's speed moved meanwhile: under the clocks the operators of the largest clip took
 45.8 s, the call 38.3 s. So its share of the peak is between 75 % (over the operators) and 90 % (over the call).
 
-The chapter *Threads that wait* says why the command sets `OMP_WAIT_POLICY=PASSIVE`, and why it takes one thread for
-the model in the box. For 4 frames of 128x128 threads that sleep need 1.13 times the time of torch's own on an idle
-machine, and 0.76 times where a neighbour has a core. The layers of the model in the box are so small that a second
-thread that sleeps costs more than it gives. One that stays awake saves a fifth on an idle machine, and doubles the
-time on a busy one.
+The chapter *Threads that wait* says why the command sets `OMP_WAIT_POLICY=PASSIVE`, and why two threads that share no
+layer compute half of each clip of the model in the box. For 4 frames of 128x128 threads that sleep need 1.07 times
+the time of torch's own on an idle machine, and 0.58 times where a neighbour has a core. The layers of the model in
+the box are so small that waking a thread for each costs half of what it gives. As torch has them, threads stay awake:
+that saves an eighth of the time on an idle machine, and takes nearly twice as long on a busy one.
 """
 
 

@@ -225,7 +225,7 @@ def load(
 def threads(config: SVDConfig) -> int:
     """Number of threads for a model: one if the UNet's layers are small, unless ``OMP_NUM_THREADS`` is set.
 
-    Threads sleep between layers, and waking them takes longer than such a layer does (docs/benchmarks.md).
+    Threads sleep between layers, and waking them takes about as long as such a layer (docs/benchmarks.md).
     """
     import torch
 

@@ -1,9 +1,9 @@
 """One clip on two threads of this process: for a model of small layers on a CPU.
 
-Threads that share a layer, as torch's own do, meet at its end. Where a layer takes less time than waking a thread,
-that costs more than it gives (docs/benchmarks.md, *Threads that wait*). Here each thread has layers of its own: those
-of a branch of guidance, or, where there is one branch and in the decoder, those of half the frames. They meet at the
-end of a step, or at the temporal layers.
+Threads that share a layer, as torch's own do, meet at its end. Where waking a thread takes about as long as a layer,
+much of what the second one gives is lost (docs/benchmarks.md, *Threads that wait*). Here each thread has layers of
+its own: those of a branch of guidance, or, where there is one branch and in the decoder, those of half the frames.
+They meet at the end of a step, or at the temporal layers.
 """
 
 from __future__ import annotations
