@@ -97,7 +97,8 @@ def test_latents_and_frames_are_those_of_one_process(size: int) -> None:
     for actual, expected in zip(first, alone()[:number], strict=True):
         assert actual.keys() == expected.keys()
         for name, values in expected.items():
-            limit = 1e-5 if values.dtype == np.float32 else 1e-12
+            # of a model as small, float32 is itself up to 2e-5 from float64
+            limit = 2e-5 if values.dtype == np.float32 else 1e-12
             error = np.abs(actual[name] - values).max() / np.abs(values).max()
             assert actual[name].dtype == values.dtype
             assert error < limit, (name, values.dtype, error)
